@@ -1,0 +1,1 @@
+"""Market data as a Dagster asset graph: raw prices, validated bars, indicators, labels, correlations."""

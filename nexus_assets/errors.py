@@ -1,0 +1,77 @@
+"""The exception tree. Every error of this project is a NexusError; nothing here imports anything of ours.
+
+    NexusError
+    ├── SettingsError            the environment or a declarative file is wrong
+    ├── ServiceError             a database or cache server cannot be found, started or reached
+    ├── DatabaseError            a statement was refused, or what is stored contradicts itself
+    │   └── MigrationError       the schema cannot be brought to, or is not at, the version of this code
+    ├── PartitionError           rows outside the slice that is being written, or a slice that does not exist
+    ├── FeatureStoreError        Redis refused, or holds something that is not ours
+    ├── BackfillError            runs could not be planned, submitted or finished
+    └── ProviderError            a market data provider failed
+        ├── TransientProviderError   the same request may work later
+        └── PermanentProviderError   the same request will not work later
+            ├── UnknownSymbolError       the provider does not have this symbol
+            └── SourceFormatError        the provider's answer, or a file, cannot be read
+"""
+
+
+class NexusError(Exception):
+    """An error with a fact (what happened, with the values and the place) and the next step for the reader."""
+
+    def __init__(self, fact: str, *, next_step: str = "") -> None:
+        self.fact = fact
+        self.next_step = next_step
+        super().__init__(f"{fact} {next_step}".strip())
+
+
+class SettingsError(NexusError):
+    """The environment or a declarative file is wrong."""
+
+
+class ServiceError(NexusError):
+    """A database or cache server cannot be found, started or reached."""
+
+
+class DatabaseError(NexusError):
+    """A statement was refused, or what is stored contradicts itself."""
+
+
+class MigrationError(DatabaseError):
+    """The schema cannot be brought to, or is not at, the version of this code."""
+
+
+class PartitionError(NexusError):
+    """Rows outside the slice that is being written, or a slice that does not exist."""
+
+
+class FeatureStoreError(NexusError):
+    """Redis refused, or holds something that is not ours."""
+
+
+class BackfillError(NexusError):
+    """Runs could not be planned, submitted or finished."""
+
+
+class ProviderError(NexusError):
+    """A market data provider failed. `transient` says whether the same request may work later."""
+
+    transient = False
+
+
+class TransientProviderError(ProviderError):
+    """The same request may work later: a timeout, a rate limit, a server error."""
+
+    transient = True
+
+
+class PermanentProviderError(ProviderError):
+    """The same request will not work later: a wrong key, a wrong declaration."""
+
+
+class UnknownSymbolError(PermanentProviderError):
+    """The provider does not have this symbol."""
+
+
+class SourceFormatError(PermanentProviderError):
+    """The provider's answer, or a file, cannot be read as declared."""
