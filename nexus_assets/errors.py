@@ -1,18 +1,18 @@
 """The exception tree. Every error of this project is a NexusError; nothing here imports anything of ours.
 
-    NexusError
-    ├── SettingsError            the environment or a declarative file is wrong
-    ├── ServiceError             a database or cache server cannot be found, started or reached
-    ├── DatabaseError            a statement was refused, or what is stored contradicts itself
-    │   └── MigrationError       the schema cannot be brought to, or is not at, the version of this code
-    ├── PartitionError           rows outside the slice that is being written, or a slice that does not exist
-    ├── FeatureStoreError        Redis refused, or holds something that is not ours
-    ├── BackfillError            runs could not be planned, submitted or finished
-    └── ProviderError            a market data provider failed
-        ├── TransientProviderError   the same request may work later
-        └── PermanentProviderError   the same request will not work later
-            ├── UnknownSymbolError       the provider does not have this symbol
-            └── SourceFormatError        the provider's answer, or a file, cannot be read
+NexusError
+├── SettingsError            the environment or a declarative file is wrong
+├── ServiceError             a database or cache server cannot be found, started or reached
+├── DatabaseError            a statement was refused, or what is stored contradicts itself
+│   └── MigrationError       the schema cannot be brought to, or is not at, the version of this code
+├── PartitionError           rows outside the slice that is being written, or a slice that does not exist
+├── FeatureStoreError        Redis refused, or holds something that is not ours
+├── BackfillError            runs could not be planned, submitted or finished
+└── ProviderError            a market data provider failed
+    ├── TransientProviderError   the same request may work later
+    └── PermanentProviderError   the same request will not work later
+        ├── UnknownSymbolError       the provider does not have this symbol
+        └── SourceFormatError        the provider's answer, or a file, cannot be read
 """
 
 

@@ -1,0 +1,186 @@
+"""The environment, typed. The only reader of NEXUS_* variables.
+
+A `.env` file in the project root wins over the shell, because `dagster dev` loads it that way and every entry
+point must see the same values; `nexus doctor` names what differs.
+"""
+
+import os
+import re
+from datetime import date, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from dotenv import dotenv_values
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from nexus_assets import instruments
+from nexus_assets.errors import NexusError, SettingsError
+from nexus_assets.timeframes import TIMEFRAMES, Timeframe, minutes
+
+MAX_PARTITIONS = 100_000
+"""Dagster's advice for one asset; beyond it the UI and the daemon become slow."""
+
+Listed = Annotated[tuple[str, ...], NoDecode]
+TimeframeList = Annotated[tuple[Timeframe, ...], NoDecode]
+
+
+def project_root() -> Path:
+    """The folder that holds sql/ and dagster.yaml: NEXUS_ROOT, else the checkout this package is in, else the
+    working folder.
+
+    Raises:
+        SettingsError: none of them holds sql/migrations.
+    """
+    candidates = [Path(__file__).resolve().parent.parent, Path.cwd()]
+    if os.environ.get("NEXUS_ROOT"):
+        candidates.insert(0, Path(os.environ["NEXUS_ROOT"]))
+    for candidate in candidates:
+        if (candidate / "sql" / "migrations").is_dir():
+            return candidate
+    raise SettingsError(
+        f"No project root found: sql/migrations is in none of {', '.join(map(str, candidates))}.",
+        next_step="Run from the project's root or set NEXUS_ROOT to it.",
+    )
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. One attribute per NEXUS_ variable; `.env.example` explains each."""
+
+    model_config = SettingsConfigDict(env_prefix="NEXUS_", extra="ignore", frozen=True, env_ignore_empty=True)
+
+    home: Path = Field(Path(".nexus"), description="Folder of the local servers' state.")
+    database_url: SecretStr | None = Field(None, description="libpq URL of the database for market data.")
+    dagster_url: SecretStr | None = Field(None, description="postgresql+psycopg2:// URL of Dagster's own database.")
+    redis_url: SecretStr | None = Field(None, description="redis:// URL of the feature store.")
+    symbols: Listed = instruments.DEFAULT_SYMBOLS
+    start_day: date = date(2024, 1, 1)
+    base_timeframe: Timeframe = "1h"
+    rolled_up_timeframes: TimeframeList = ("4h", "1d")
+    feature_timeframes: TimeframeList = ("1h", "4h")
+    serving_timeframe: Timeframe = "1h"
+    correlation_timeframe: Timeframe = "1h"
+    correlation_window: int = Field(100, ge=10, le=5000)
+    sources: Path | None = Field(None, description="TOML file that says which provider serves which symbols.")
+    files_root: Path | None = Field(None, description="Folder of price files for the provider `files`.")
+    demo_days: int = Field(45, ge=1, le=400)
+    healing_days: int = Field(14, ge=1, le=366)
+    automation: bool = True
+    webserver_port: int = Field(3000, ge=1, le=65535)
+    log_level: str = "INFO"
+
+    @field_validator("symbols", "rolled_up_timeframes", "feature_timeframes", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(filter(None, re.split(r"[\s,]+", value.strip()))) if isinstance(value, str) else value
+
+    @field_validator("symbols")
+    @classmethod
+    def _known_symbols(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("no symbol is named; name at least one, such as EURUSD")
+        try:
+            return instruments.in_catalogue_order(value)
+        except NexusError as error:
+            raise ValueError(str(error)) from error
+
+    @field_validator("rolled_up_timeframes", "feature_timeframes")
+    @classmethod
+    def _in_order(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(set(value), key=TIMEFRAMES.index))
+
+    @field_validator("automation", mode="before")
+    @classmethod
+    def _on_or_off(cls, value: Any) -> Any:
+        return {"on": True, "off": False}.get(value.lower(), value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Settings":
+        mistakes = []
+        for timeframe in self.rolled_up_timeframes:
+            if minutes(timeframe) <= minutes(self.base_timeframe):
+                mistakes.append(
+                    f"NEXUS_ROLLED_UP_TIMEFRAMES holds {timeframe}, which is not longer than "
+                    f"NEXUS_BASE_TIMEFRAME {self.base_timeframe}"
+                )
+        for name in ("feature_timeframes", "serving_timeframe", "correlation_timeframe"):
+            value = getattr(self, name)
+            for timeframe in (value,) if isinstance(value, str) else value:
+                if timeframe not in self.timeframes:
+                    mistakes.append(
+                        f"NEXUS_{name.upper()} names {timeframe}, which is neither NEXUS_BASE_TIMEFRAME nor in "
+                        f"NEXUS_ROLLED_UP_TIMEFRAMES"
+                    )
+        if self.serving_timeframe not in self.feature_timeframes:
+            mistakes.append(f"NEXUS_SERVING_TIMEFRAME {self.serving_timeframe} is not in NEXUS_FEATURE_TIMEFRAMES")
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+        return self
+
+    @property
+    def timeframes(self) -> tuple[Timeframe, ...]:
+        """The base timeframe and those rolled up from it, shortest first."""
+        return (self.base_timeframe, *self.rolled_up_timeframes)
+
+    def check_partitions(self, today: date) -> None:
+        """Refuse a start day that makes more partitions than Dagster can handle.
+
+        Raises:
+            SettingsError: more than MAX_PARTITIONS, or a start day in the future.
+        """
+        days = (today - self.start_day).days + 1
+        if days < 1:
+            raise SettingsError(
+                f"NEXUS_START_DAY is {self.start_day}, after today ({today}).", next_step="Set it to a past day."
+            )
+        count = days * len(self.symbols)
+        if count > MAX_PARTITIONS:
+            earliest = today - timedelta(days=MAX_PARTITIONS // len(self.symbols) - 1)
+            raise SettingsError(
+                f"{len(self.symbols)} symbols since {self.start_day} make {count:,} partitions; "
+                f"the limit is {MAX_PARTITIONS:,}.",
+                next_step=f"Set NEXUS_START_DAY to {earliest} or later, or name fewer NEXUS_SYMBOLS.",
+            )
+
+
+def apply_dotenv(root: Path | None = None) -> dict[str, tuple[str, str]]:
+    """Put the variables of `<root>/.env` into the environment, over what is there, as `dagster dev` does.
+
+    Returns:
+        {name: (value that the environment had, value of .env)} for each that differed.
+    """
+    path = (root or project_root()) / ".env"
+    differing = {}
+    for name, value in dotenv_values(path).items() if path.is_file() else ():
+        if value is None:
+            continue
+        if os.environ.get(name, value) != value:
+            differing[name] = (os.environ[name], value)
+        os.environ[name] = value
+    return differing
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the environment (not `.env`; see apply_dotenv) and validate it, with all mistakes at once.
+
+    Raises:
+        SettingsError: something is wrong; the message lists every mistake and never a secret value.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        lines = []
+        for mistake in error.errors(include_input=False, include_url=False):
+            where = ".".join(str(part) for part in mistake["loc"])
+            lines.append(f"NEXUS_{where.upper()}: {mistake['msg']}" if where else str(mistake["msg"]))
+        raise SettingsError(
+            "The settings are wrong:\n  " + "\n  ".join(lines) + "\n",
+            next_step="Correct them in .env or in the environment; .env.example explains each.",
+        ) from None
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return load_settings()
