@@ -1,0 +1,99 @@
+"""Dagster's event log in PostgreSQL, with the events that announce a run's partitions written in batches.
+
+Dagster writes two events per partition and asset: PLANNED when a run is made, MATERIALIZATION when it has worked.
+With DAGSTER_EVENT_BATCH_SIZE set, its own PostgreSQL storage writes the second kind in batches and the first kind
+one by one, about 5 ms each, in the process that makes the run. `BatchingPostgresEventLogStorage` writes both in
+batches; what stands in the tables afterwards is the same.
+
+Ids are taken before a batch commits, so a reader that follows ids can pass events that are not visible yet. What
+must not be missed has to be decided from the data, never from a cursor over this log.
+"""
+
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import dagster
+from dagster import DagsterEventType
+from dagster._core.events.log import EventLogEntry
+from dagster._core.storage.event_log import SqlEventLogStorageTable
+from dagster._serdes import ConfigurableClassData
+from dagster_postgres.event_log import PostgresEventLogStorage
+from dagster_postgres.utils import get_token_provider_from_config, pg_url_from_config
+
+TESTED_DAGSTER_VERSIONS = frozenset({"1.13.27"})
+"""The storage reaches into Dagster's private parts, so it only does so where its tests have passed."""
+
+PLANNED = DagsterEventType.ASSET_MATERIALIZATION_PLANNED
+
+
+class BatchingPostgresEventLogStorage(PostgresEventLogStorage):
+    """PostgresEventLogStorage that also writes PLANNED events many at a time.
+
+    Configured in dagster.yaml like its parent. On a Dagster version that it was not tested with, it leaves all
+    writing to its parent and warns once per process.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._batches_planned = dagster.__version__ in TESTED_DAGSTER_VERSIONS
+        if not self._batches_planned:
+            _warn_untested(dagster.__version__)
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+    ) -> "BatchingPostgresEventLogStorage":
+        # The parent names itself here instead of cls, so a subclass has to repeat it.
+        return cls(
+            inst_data=inst_data,
+            postgres_url=pg_url_from_config(config_value),
+            should_autocreate_tables=config_value.get("should_autocreate_tables", True),
+            token_provider=get_token_provider_from_config(config_value),
+        )
+
+    def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
+        """Store events that Dagster collected; each of a type in dagster's BATCH_WRITABLE_EVENTS.
+
+        A batch may hold several types: a run that plans checks sends their PLANNED events together with the
+        assets'. The parent would then write the whole batch one by one.
+        """
+        if not self._batches_planned:
+            super().store_event_batch(events)
+            return
+        planned = [event for event in events if event.dagster_event_type == PLANNED]
+        others = [event for event in events if event.dagster_event_type != PLANNED]
+        # The parent updates the asset of the last event only: one type and one asset at a time.
+        for _, group in groupby(sorted(others, key=_type_and_asset), key=_type_and_asset):
+            super().store_event_batch(list(group))
+        # Last, because it is all or nothing: Dagster answers an error by storing the whole batch again, one by one.
+        if planned:
+            self._store_planned(planned)
+
+    def _store_planned(self, events: Sequence[EventLogEntry]) -> None:
+        rows = [self._event_to_row(event) for event in events]
+        insert = SqlEventLogStorageTable.insert().returning(SqlEventLogStorageTable.c.id, sort_by_parameter_order=True)
+        with self.index_transaction() as conn:
+            ids = [row[0] for row in conn.execute(insert, rows)]
+            newest = {
+                row["asset_key"]: (event, event_id) for row, event, event_id in zip(rows, events, ids, strict=True)
+            }
+            # In one order everywhere: two transactions that update the same assets must not wait for each other.
+            for asset_key in sorted(newest):
+                self._store_asset_event(conn, *newest[asset_key])
+
+
+def _type_and_asset(event: EventLogEntry) -> tuple[str, str]:
+    dagster_event = event.get_dagster_event()
+    asset_key = dagster_event.asset_key
+    return dagster_event.event_type_value, asset_key.to_string() if asset_key else ""
+
+
+@functools.cache
+def _warn_untested(version: str) -> None:
+    logging.getLogger("dagster").warning(
+        f"nexus_assets was not tested with Dagster {version} (but with {', '.join(sorted(TESTED_DAGSTER_VERSIONS))}): "
+        "events that announce partitions are written one by one, about 5 ms each."
+    )
