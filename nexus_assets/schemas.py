@@ -400,12 +400,30 @@ MARKET_SESSIONS = Table(
     time_column=None,
 )
 
+SLICES = Table(
+    "nexus",
+    "slices",
+    "What was written when: one row per table, symbol and day. Backfills and healing decide from it.",
+    (
+        Column("table_name", "text", "schema.table of the asset."),
+        Column("symbol", "text", "The symbol; empty for tables that hold all symbols of a day."),
+        Column("day", "date", "The UTC day."),
+        Column("written_at", "timestamp", "When the slice was last written, or found unchanged."),
+        Column("changed_at", "timestamp", "When the content of the slice last changed."),
+        Column("rows", "integer", "Rows in the slice.", "rows", bounds=(0, None)),
+        Column("complete", "boolean", "False while the day is not over, or labels wait for their horizon."),
+        Column("code_version", "smallint", "Version of the code that wrote it."),
+    ),
+    key=("table_name", "symbol", "day"),
+    time_column=None,
+)
+
 ASSET_TABLES: tuple[Table, ...] = (
     RAW_OHLC, BARS, INDICATOR_ROWS, LABELS, DATASET_SPLITS, CORRELATION_MATRIX, PAIR_RANKINGS,
 )  # fmt: skip
 """Tables that are assets, in the order of the graph."""
 
-TABLES: tuple[Table, ...] = (*ASSET_TABLES, QUARANTINED_BARS, DELIVERIES, MARKET_SESSIONS)
+TABLES: tuple[Table, ...] = (*ASSET_TABLES, QUARANTINED_BARS, DELIVERIES, MARKET_SESSIONS, SLICES)
 
 
 def table(qualified: str) -> Table:
