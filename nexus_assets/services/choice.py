@@ -12,7 +12,7 @@ from nexus_assets.services.timescale_debian import DebianUnavailable, adapt, unp
 
 CHOICES = ("auto", "installed", "debian", "embedded")
 
-_HOW_TO_GET_HYPERTABLES = "To get them, install TimescaleDB for PostgreSQL on this machine, or set NEXUS_DATABASE_URL to a server that has it."
+_HOW_TO_GET_HYPERTABLES = "To get them, install TimescaleDB or set NEXUS_DATABASE_URL to a server that has it."
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 Whoever changes anything holds the folder's lock; looking needs none.
 """
 
+import copy
 import os
 import secrets
 import shutil
@@ -13,12 +14,12 @@ from urllib.parse import urlsplit
 
 from nexus_assets.errors import ServiceError
 from nexus_assets.services import accounts, choice, dotenv_block, postgres, processes, redis_server, state
-from nexus_assets.services.accounts import Account
 from nexus_assets.services.installation import Installation, Progress
 from nexus_assets.services.postgres import PostgresServer
 from nexus_assets.services.redis_server import RedisServer
 from nexus_assets.services.state import ADMIN, DAGSTER, OWNER, PostgresRecord, RedisRecord, SavedState, ServiceState
 
+_DATA = "postgres"
 _PORT_ATTEMPTS = 5
 _RECOVERY_SECONDS = 120
 _UNUSABLE_IN_PATH = ':"\\$`\n\r'
@@ -63,6 +64,7 @@ def ensure_up(
         SettingsError: NEXUS_POSTGRES is none of its values.
     """
     options = choice.Options.read(environment)
+    home = home.resolve()
     _check_path(home)
     block = dotenv_block.read_env_block(root)
     saved = state.load(home)
@@ -92,6 +94,7 @@ def heal(home: Path, *, progress: Progress = _silent) -> tuple[str, ...]:
     Raises:
         ServiceError: a server does not start.
     """
+    home = home.resolve()
     saved = state.load(home)
     if saved is None or not saved.wanted or _all_ready(home, saved, saved.external):
         return ()
@@ -99,7 +102,7 @@ def heal(home: Path, *, progress: Progress = _silent) -> tuple[str, ...]:
         saved = state.load(home)
         if saved is None or not saved.wanted:
             return ()
-        return _Work(home, saved, progress, choice.Options.read(os.environ)).start()
+        return _Work(home, saved, progress, choice.Options()).start()
 
 
 def down(home: Path, *, purge: bool = False, progress: Progress = _silent) -> tuple[str, ...]:
@@ -111,6 +114,7 @@ def down(home: Path, *, purge: bool = False, progress: Progress = _silent) -> tu
     Raises:
         ServiceError: the state folder belongs to another user.
     """
+    home = home.resolve()
     if not home.is_dir():
         return ()
     with state.locked(home, progress):
@@ -152,52 +156,73 @@ class _Work:
 
     def start(self) -> tuple[str, ...]:
         """Start what is chosen and not running. Redis first: PostgreSQL may have to recover."""
-        saved, started = self.saved, []
-        if saved.redis is not None and "redis" not in saved.external:
-            redis = RedisServer(saved.redis, self.folder, self.account)
+        before = copy.deepcopy(self.saved)
+        started = []
+        if self.saved.redis is not None and "redis" not in self.saved.external:
+            redis = RedisServer(self.saved.redis, self.folder, self.account)
             if not redis.is_ready():
-                if not (self.folder / saved.redis.program).is_file():
-                    saved.redis.program = self._choose_redis().program
+                if not (self.folder / redis.record.program).is_file():
+                    redis.record.program = self._choose_redis().program
                 self._start_server(redis)
                 started.append("redis")
-        if saved.postgres is not None and "postgres" not in saved.external:
-            server = PostgresServer(saved.postgres, self.folder, self.account)
-            if not server.is_ready():
-                self._start_postgres(server)
-                started.append("postgres")
-            if not saved.postgres.ready:
-                saved.postgres.edition = server.prepare_databases(self.progress)
-                saved.postgres.ready = True
-        if started:
-            state.save(self.home, saved)
-            dotenv_block.update_env_block(Path(saved.root), state.own_urls(saved))
+        if self.saved.postgres is not None and "postgres" not in self.saved.external:
+            started += self.start_postgres(PostgresServer(self.saved.postgres, self.folder, self.account))
+        if self.saved != before:
+            state.save(self.home, self.saved)
+        dotenv_block.update_env_block(Path(self.saved.root), state.own_urls(self.saved))
         return tuple(started)
+
+    def start_postgres(self, server: PostgresServer) -> list[str]:
+        """Start one PostgreSQL and make what is missing in it. Returns its name if it had not been running."""
+        record, started = server.record, []
+        if not server.is_ready():
+            if server.data.is_dir():
+                found = choice.programs_for(record, self.folder, self.options, self.account, self.progress)
+                self._use(record, found)
+            elif record.ready:
+                raise ServiceError(
+                    f"The data folder {server.data} is gone.",
+                    next_step="Run `nexus up` to begin with an empty database.",
+                )
+            else:
+                server.create(self.progress)
+            self._start_server(server)
+            started.append("postgres")
+        if not record.ready:
+            record.edition = server.prepare_databases(self.progress)
+            record.ready = True
+        return started
 
     def _choose_postgres(self, switch: bool) -> None:
         record = self.saved.postgres
-        has_data = (self.folder / postgres.DATA).is_dir()
-        if has_data and record is None:
+        data = self.folder / (record.data if record else _DATA)
+        if not data.is_dir():
+            if record is not None and record.ready:
+                self.notes.append(f"The data folder {data} was gone; the database is empty now.")
+            self.saved.postgres = self._new_postgres(_DATA)
+        elif record is None:
             raise ServiceError(
-                f"{self.folder / postgres.DATA} holds data, but its passwords ({self.home / 'state.json'}) are gone.",
+                f"{data} holds data, but its passwords ({self.home / 'state.json'}) are gone.",
                 next_step="Restore that file from a copy, or remove the data with `nexus down --purge`.",
             )
-        if has_data and record is not None:
-            if switch:
-                raise ServiceError(
-                    f"The data are in PostgreSQL {record.version} ({record.kind}) and are not moved by themselves.",
-                    next_step="Dump what you need with pg_dump, run `nexus down --purge`, then `nexus up`.",
-                )
-            if self.options.postgres not in ("auto", record.kind):
-                self.notes.append(
-                    f"NEXUS_POSTGRES asks for `{self.options.postgres}`, but the data are in the PostgreSQL that was "
-                    f"chosen earlier (`{record.kind}`); it stays in use."
-                )
-            return
+        elif switch:
+            raise ServiceError(
+                f"The data are in PostgreSQL {record.version} ({record.kind}) and are not moved by themselves.",
+                next_step="Dump what you need with pg_dump, run `nexus down --purge`, then `nexus up`.",
+            )
+        elif self.options.postgres not in ("auto", record.kind):
+            self.notes.append(
+                f"NEXUS_POSTGRES asks for `{self.options.postgres}`, but the data are in the PostgreSQL that was "
+                f"chosen earlier (`{record.kind}`); it stays in use."
+            )
+
+    def _new_postgres(self, data: str) -> PostgresRecord:
         for remains in self.programs.glob(".download-*"):
             shutil.rmtree(remains)
         chosen = choice.choose(self.options, self.programs, self.account, self.progress, self.notes)
-        self.saved.postgres = PostgresRecord(
+        return PostgresRecord(
             kind=chosen.kind,
+            data=data,
             bin_dir=self._relative(chosen.bin_dir),
             version=chosen.version,
             timescaledb=chosen.timescaledb,
@@ -214,15 +239,6 @@ class _Work:
             port=processes.free_port(),
             password=secrets.token_urlsafe(24),
         )
-
-    def _start_postgres(self, server: PostgresServer) -> None:
-        record = server.record
-        if server.data.is_dir():
-            found = choice.programs_for(record, self.folder, self.options, self.account, self.progress)
-            self._use(record, found)
-        else:
-            server.create(self.progress)
-        self._start_server(server)
 
     def _use(self, record: PostgresRecord, found: Installation) -> None:
         record.ready = record.ready and (record.version, record.timescaledb) == (found.version, found.timescaledb)
@@ -306,26 +322,27 @@ def _address(name: str, url: str) -> str:
 
 
 def _check_path(home: Path) -> None:
-    path = str(home.resolve())
-    bad = sorted(set(path) & set(_UNUSABLE_IN_PATH))
+    bad = sorted(set(str(home)) & set(_UNUSABLE_IN_PATH))
     if bad:
         raise ServiceError(
-            f"PostgreSQL's programs cannot handle {' and '.join(map(repr, bad))} in the path of a folder: {path}.",
+            f"PostgreSQL's programs cannot handle {' and '.join(map(repr, bad))} in the path of a folder: {home}.",
             next_step="Move the project, or set NEXUS_HOME to a folder without it.",
         )
 
 
 def _stop(home: Path, progress: Progress) -> tuple[str, ...]:
-    account: Account | None = accounts.find_account()
+    """Stop every server below the servers' folder, also when state.json is lost."""
+    account = accounts.find_account()
     folder = (home / "servers").resolve()
     if account is None or not folder.is_dir():
         return ()
     stopped = []
-    for server in (postgres, redis_server):
-        if server.running(folder, account) is not None:
-            progress(f"Stopping {server.DATA}")
-            server.stop(folder, account)
-            stopped.append(server.DATA)
+    for server, name, pid_file in ((postgres, "postgres", "postmaster.pid"), (redis_server, "redis", "redis.pid")):
+        for data in [path.parent for path in folder.glob(f"*/{pid_file}")]:
+            if server.running(data, account) is not None:
+                progress(f"Stopping {name}")
+                server.stop(data, account)
+                stopped.append(name)
     return tuple(stopped)
 
 

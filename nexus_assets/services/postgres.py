@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -19,8 +20,8 @@ from nexus_assets.services import processes
 from nexus_assets.services.accounts import Account
 from nexus_assets.services.state import ADMIN, DAGSTER, LOOPBACK, OWNER, PostgresRecord, postgres_url, write_private
 
-DATA = "postgres"
-"""Name of the data folder below the servers' folder."""
+if TYPE_CHECKING:
+    import psycopg
 
 _STOP_SECONDS = 60.0
 _START_SECONDS = 120
@@ -38,7 +39,7 @@ class PostgresServer:
 
     @property
     def data(self) -> Path:
-        return self.folder / DATA
+        return self.folder / self.record.data
 
     @property
     def bin_dir(self) -> Path:
@@ -50,7 +51,7 @@ class PostgresServer:
 
     def process(self) -> psutil.Process | None:
         """The postmaster, or None when it does not run."""
-        return running(self.folder, self.account)
+        return running(self.data, self.account)
 
     def is_ready(self) -> bool:
         """Whether it runs on the recorded port and accepts connections (not while it recovers)."""
@@ -70,7 +71,7 @@ class PostgresServer:
             ServiceError: initdb failed.
         """
         progress("Creating the database cluster")
-        unfinished = self.folder / f"{DATA}.new"
+        unfinished = self.folder / f"{self.record.data}.new"
         shutil.rmtree(unfinished, ignore_errors=True)
         self.account.make_private_folder(unfinished)
         with tempfile.TemporaryDirectory(prefix=".initdb-", dir=self.folder) as secret:
@@ -95,13 +96,13 @@ class PostgresServer:
             PortTaken: another program listens on the recorded port.
             ServiceError: the server does not start.
         """
+        progress(f"Starting PostgreSQL {self.record.version} on port {self.record.port}")
         self._clear_crashed()
         self._write_configuration()
         if not processes.is_free(self.record.port):
             raise processes.PortTaken
         if self.log.exists() and self.log.stat().st_size > _LOG_BYTES:
             self.log.rename(self.log.with_suffix(".log.1"))
-        progress(f"Starting PostgreSQL {self.record.version} on port {self.record.port}")
         written = self.log.stat().st_size if self.log.exists() else 0
         command = [self.bin_dir / "pg_ctl", "start", "-D", self.data, "-l", self.log, "-s", "-w"]
         done = self.account.run([*command, "-t", str(_START_SECONDS)], timeout=_START_SECONDS + 30)
@@ -121,38 +122,36 @@ class PostgresServer:
         )
 
     def prepare_databases(self, progress: Callable[[str], None]) -> str:
-        """Make roles, databases and the extension, as far as they are missing.
+        """Make roles, databases and the extension, as far as they are missing, and set the recorded passwords.
 
         Returns:
             the edition: PostgreSQL, TimescaleDB Apache or TimescaleDB Community.
+
+        Raises:
+            ServiceError: the server refuses a statement.
         """
         import psycopg
-        from psycopg import sql
 
-        progress("Creating the databases nexus and dagster")
-        with psycopg.connect(
-            postgres_url(self.record, ADMIN, "postgres"), autocommit=True, connect_timeout=10
-        ) as admin:
-            for name in (OWNER, DAGSTER):
-                if admin.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [name]).fetchone() is None:
-                    admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(name)))
-                password = sql.Literal(self.record.passwords[name])
-                admin.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(name), password))
-                if admin.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone() is None:
-                    admin.execute(sql.SQL("CREATE DATABASE {0} OWNER {0}").format(sql.Identifier(name)))
-                admin.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(sql.Identifier(name)))
-            # `nexus status` shows the size of both databases through the owner's connection.
-            admin.execute(sql.SQL("GRANT pg_read_all_stats TO {}").format(sql.Identifier(OWNER)))
-        if self.record.timescaledb is None:
-            return "PostgreSQL"
-        with psycopg.connect(postgres_url(self.record, ADMIN, OWNER), autocommit=True, connect_timeout=10) as admin:
-            # The update must be the first statement of its session; it does nothing when the version is right.
-            if admin.execute("SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'").fetchone():
-                admin.execute("ALTER EXTENSION timescaledb UPDATE")
-            else:
-                admin.execute("CREATE EXTENSION timescaledb")
-            row = admin.execute("SHOW timescaledb.license").fetchone()
-        return "TimescaleDB Apache" if row and row[0] == "apache" else "TimescaleDB Community"
+        progress("Preparing the databases nexus and dagster")
+        try:
+            with psycopg.connect(self.admin_url("postgres"), autocommit=True, connect_timeout=10) as admin:
+                for name in (OWNER, DAGSTER):
+                    _make_database(admin, name, self.record.passwords[name])
+                # `nexus status` shows the size of both databases through the owner's connection.
+                admin.execute(f"GRANT pg_read_all_stats TO {OWNER}")
+            if self.record.timescaledb is None:
+                return "PostgreSQL"
+            with psycopg.connect(self.admin_url(OWNER), autocommit=True, connect_timeout=10) as admin:
+                return _make_extension(admin)
+        except psycopg.Error as error:
+            raise ServiceError(
+                f"PostgreSQL on port {self.record.port} refused to set up its databases: {str(error).strip()}.",
+                next_step=f"Read {self.log} and run `nexus up` again.",
+            ) from error
+
+    def admin_url(self, database: str) -> str:
+        """The address of a database for the superuser."""
+        return postgres_url(self.record, ADMIN, database)
 
     def _clear_crashed(self) -> None:
         """Remove what a killed server left: children that hold its shared memory, and the pid file, whose number
@@ -180,22 +179,44 @@ class PostgresServer:
             write_private(self.data / name, text, owner=owner, staging=self.folder)
 
 
-def running(folder: Path, account: Account) -> psutil.Process | None:
-    """The postmaster of the data folder below a servers' folder, or None."""
-    return processes.server_process(folder / DATA / "postmaster.pid", folder / DATA, account.uid)
+def _make_database(admin: "psycopg.Connection", name: str, password: str) -> None:
+    """A role and a database of the same name, which nobody else may enter."""
+    from psycopg import sql
+
+    identifier = sql.Identifier(name)
+    if admin.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [name]).fetchone() is None:
+        admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(identifier))
+    admin.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(identifier, sql.Literal(password)))
+    if admin.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone() is None:
+        admin.execute(sql.SQL("CREATE DATABASE {0} OWNER {0}").format(identifier))
+    admin.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(identifier))
 
 
-def stop(folder: Path, account: Account) -> bool:
-    """End all sessions and stop. Returns whether it was running."""
-    process = running(folder, account)
+def _make_extension(admin: "psycopg.Connection") -> str:
+    # The update must be the first statement of its session; it does nothing when the version is right.
+    if admin.execute("SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'").fetchone():
+        admin.execute("ALTER EXTENSION timescaledb UPDATE")
+    else:
+        admin.execute("CREATE EXTENSION timescaledb")
+    row = admin.execute("SHOW timescaledb.license").fetchone()
+    return "TimescaleDB Apache" if row and row[0] == "apache" else "TimescaleDB Community"
+
+
+def running(data: Path, account: Account) -> psutil.Process | None:
+    """The postmaster of a data folder, or None."""
+    return processes.server_process(data / "postmaster.pid", data, account.uid)
+
+
+def stop(data: Path, account: Account) -> None:
+    """End all sessions of the server of a data folder and stop it; does nothing when it does not run."""
+    process = running(data, account)
     if process is None:
-        return False
+        return
     children = process.children(recursive=True)
     # SIGINT is PostgreSQL's fast shutdown: transactions roll back, a checkpoint is written.
     if not processes.stop_process(process, signal.SIGINT, seconds=_STOP_SECONDS):
         for child in children:
             processes.stop_process(child, signal.SIGQUIT, seconds=5)
-    return True
 
 
 def _configuration(record: PostgresRecord) -> str:

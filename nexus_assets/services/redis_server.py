@@ -72,7 +72,7 @@ class RedisServer:
 
     def process(self) -> psutil.Process | None:
         """The server process, or None when it does not run."""
-        return running(self.folder, self.account)
+        return running(self.data, self.account)
 
     def is_ready(self) -> bool:
         """Whether it runs on the recorded port and answers PING under our password (not while it loads)."""
@@ -116,18 +116,16 @@ class RedisServer:
         return lines[1] if len(lines) > 1 else b""
 
 
-def running(folder: Path, account: Account) -> psutil.Process | None:
-    """The Redis process of the data folder below a servers' folder, or None."""
-    return processes.server_process(folder / DATA / "redis.pid", folder / DATA, account.uid)
+def running(data: Path, account: Account) -> psutil.Process | None:
+    """The Redis process of a data folder, or None."""
+    return processes.server_process(data / "redis.pid", data, account.uid)
 
 
-def stop(folder: Path, account: Account) -> bool:
-    """Stop after the data are on disk. Returns whether it was running."""
-    process = running(folder, account)
-    if process is None:
-        return False
-    processes.stop_process(process, signal.SIGTERM, seconds=_STOP_SECONDS)
-    return True
+def stop(data: Path, account: Account) -> None:
+    """Stop the server of a data folder after its data are on disk; does nothing when it does not run."""
+    process = running(data, account)
+    if process is not None:
+        processes.stop_process(process, signal.SIGTERM, seconds=_STOP_SECONDS)
 
 
 def _copy_wheel(programs: Path) -> Path | None:

@@ -27,10 +27,12 @@ _LOCK_SECONDS = 900
 
 @dataclass
 class PostgresRecord:
-    """Our PostgreSQL. `bin_dir` is relative to the servers' folder, or absolute for an installed one. `ready` is False
-    until roles, databases and the extension are as this version of the programs needs them."""
+    """Our PostgreSQL. `data` is the data folder's name in the servers' folder, `bin_dir` is relative to that folder, or
+    absolute for an installed one. `ready` is False until roles, databases and the extension are as this version of the
+    programs needs them."""
 
     kind: str
+    data: str
     bin_dir: str
     version: str
     timescaledb: str | None

@@ -35,6 +35,7 @@ def status(home: Path) -> list[ServiceStatus]:
     Raises:
         ServiceError: the state folder belongs to another user.
     """
+    home = home.resolve()
     saved = state.load(home)
     if saved is None:
         return []

@@ -16,7 +16,7 @@ class Supervisor:
     """
 
     def __init__(self, home: Path, *, report: Callable[[str], None], interval: float = 0.5) -> None:
-        self._home = home
+        self._home = home.resolve()
         self._report = report
         self._interval = interval
         self._ending = threading.Event()
