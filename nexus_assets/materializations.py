@@ -1,0 +1,69 @@
+"""Metadata for each partition of a step that makes thousands of them.
+
+Dagster's own calls are too slow for that: `add_asset_metadata` lists every partition key of the run each time it is
+called, and `log_event` stores one event at a time. Where this module was tested it reaches past them; on any other
+Dagster version it uses them.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster
+from dagster import AssetExecutionContext, AssetKey, AssetMaterialization, MultiPartitionKey
+from dagster._core.definitions.data_version import CODE_VERSION_TAG
+from dagster._core.definitions.partitions.utils import get_tags_from_multi_partition_key
+from dagster._core.events import DagsterEvent, DagsterEventBatchMetadata, generate_event_batch_id
+from dagster._core.execution.context.metadata_logging import AssetMetadataHandle, OutputMetadataAccumulator
+from dagster._core.execution.context.system import StepExecutionContext
+
+from nexus_assets.event_log import TESTED_DAGSTER_VERSIONS
+
+PartitionMetadata = Mapping[str, Mapping[str, Any]]
+"""{partition key: {label: value}}, with keys as the run's context gives them."""
+
+
+def attach_metadata(context: AssetExecutionContext | StepExecutionContext, metadata: PartitionMetadata) -> None:
+    """Attach metadata to the materialization that Dagster will record for each of these partitions.
+
+    Args:
+        context: an asset's context, or the `step_context` of an IO manager's output context. The step has one asset.
+        metadata: for partitions of this run only; called again for a partition, the labels are merged.
+    """
+    step = context if isinstance(context, StepExecutionContext) else context.get_step_execution_context()
+    asset_key = _only_asset(step)
+    if dagster.__version__ not in TESTED_DAGSTER_VERSIONS:
+        for partition_key, labels in metadata.items():
+            step.add_asset_metadata(labels, asset_key=asset_key, partition_key=partition_key)
+        return
+    merged = dict(step._metadata_accumulator.per_output_metadata)
+    for partition_key, labels in metadata.items():
+        handle = AssetMetadataHandle(asset_key=asset_key, partition_key=partition_key)
+        merged[handle] = {**merged.get(handle, {}), **labels}
+    step._metadata_accumulator = OutputMetadataAccumulator(per_output_metadata=merged)
+
+
+def record_written(context: AssetExecutionContext, metadata: PartitionMetadata) -> None:
+    """Record materializations now, for a step that wrote these partitions and is about to fail for others.
+
+    A step that fails records nothing by itself. After this call, raise; a step that returns would record them twice.
+    """
+    step = context.get_step_execution_context()
+    asset_key = _only_asset(step)
+    version = step.job_def.asset_layer.get(asset_key).code_version
+    common_tags = {CODE_VERSION_TAG: version} if version else {}
+    keys = {str(key): key for key in context.partition_keys}
+    batch, last = generate_event_batch_id(), len(metadata) - 1
+    for position, (text, labels) in enumerate(metadata.items()):
+        key = keys[text]
+        tags = {**common_tags, **(get_tags_from_multi_partition_key(key) if isinstance(key, MultiPartitionKey) else {})}
+        event = AssetMaterialization(asset_key, partition=key, metadata=labels, tags=tags)
+        if dagster.__version__ in TESTED_DAGSTER_VERSIONS:
+            DagsterEvent.asset_materialization(step, event, DagsterEventBatchMetadata(batch, position == last))
+        else:
+            context.log_event(event)
+
+
+def _only_asset(step: StepExecutionContext) -> AssetKey:
+    if step.assets_def is None:
+        raise TypeError(f"Step {step.step.key} makes no asset, so its partitions have no metadata.")
+    return step.assets_def.key
