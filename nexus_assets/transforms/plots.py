@@ -1,0 +1,159 @@
+"""Small PNG plots for the metadata of a materialisation, each under 60 kB. matplotlib is imported only when drawing."""
+
+import base64
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MAX_BYTES = 60_000
+"""Largest PNG that the plots may make; larger metadata slows Dagster's event log and UI."""
+
+_DPI = 80
+_MOST_POINTS = 1500
+_MOST_TICKS = 12
+
+
+def as_markdown(png: bytes, alt: str) -> str:
+    """A PNG as a markdown image that carries its own data; `alt` is the text for readers who do not see it."""
+    return f"![{alt}](data:image/png;base64,{base64.b64encode(png).decode('ascii')})"
+
+
+def price_plot(bars: pd.DataFrame) -> bytes:
+    """Closes of one symbol and timeframe over time, with suspect bars marked.
+
+    The line is broken where more than four bars are missing. Long series are thinned to every n-th close; suspect
+    bars are always drawn.
+
+    Args:
+        bars: Columns symbol, timeframe, ts, close, suspect, by ts; may be empty.
+    """
+    figure, axes = _figure(8.0, 3.0)
+    title = "no bars"
+    if len(bars):
+        thin = bars.iloc[:: -(-len(bars) // _MOST_POINTS)]
+        ts = thin["ts"].dt.tz_localize(None)
+        step = ts.diff()
+        close = thin["close"].mask(step > 4 * step.median())
+        axes.plot(ts, close, linewidth=1.0, color="tab:blue")
+        suspects = bars.loc[bars["suspect"].notna()]
+        if len(suspects):
+            marks = suspects["ts"].dt.tz_localize(None)
+            axes.plot(
+                marks, suspects["close"], "o", markersize=4, color="tab:red", label=f"suspect ({len(suspects):,} bars)"
+            )
+            axes.legend(loc="best", fontsize=8)
+        title = f"{bars['symbol'].iloc[0]}, {len(bars):,} bars of {bars['timeframe'].iloc[0]}"
+    _dates(axes)
+    axes.set_title(title, fontsize=10)
+    axes.set_ylabel("close, quote currency\nor index points", fontsize=8)
+    axes.set_xlabel("bar open, UTC", fontsize=8)
+    axes.grid(alpha=0.3)
+    return _png(figure)
+
+
+def coverage_plot(coverage: pd.DataFrame) -> bytes:
+    """A grid of symbols by days, coloured by the share of expected bars that are there.
+
+    Args:
+        coverage: One row per symbol and day: symbol, day, present, expected (bars). A day on which no bar is expected
+            is drawn grey. May be empty.
+    """
+    present, expected = (
+        coverage.pivot_table(index="symbol", columns="day", values=name, aggfunc="sum", sort=True)
+        for name in ("present", "expected")
+    )
+    figure, axes = _figure(8.0, 1.2 + 0.19 * max(len(present), 4))
+    share = (present / expected.where(expected > 0)).clip(upper=1.0)
+    if share.size:
+        _grid(figure, axes, share.to_numpy(dtype=float), "RdYlGn", 0.0, 1.0, "bars present / bars expected")
+        _ticks(axes, list(share.index), [str(day) for day in share.columns])
+    axes.set_title("Coverage by symbol and UTC day" if share.size else "no bars", fontsize=10)
+    axes.set_xlabel("UTC day", fontsize=8)
+    axes.set_ylabel("symbol", fontsize=8)
+    return _png(figure)
+
+
+def heatmap(correlations: pd.DataFrame) -> bytes:
+    """The square matrix of one day's correlations, symbols on both axes.
+
+    Args:
+        correlations: Columns day, timeframe, symbol_a, symbol_b, correlation of one day, one row per pair; may be
+            empty. A pair without a correlation is drawn grey.
+    """
+    symbols = sorted({*correlations["symbol_a"], *correlations["symbol_b"]})
+    square = np.full((len(symbols), len(symbols)), np.nan)
+    np.fill_diagonal(square, 1.0)
+    a, b = (np.searchsorted(symbols, list(correlations[name])) for name in ("symbol_a", "symbol_b"))
+    square[a, b] = square[b, a] = correlations["correlation"]
+    side = 2.2 + 0.19 * max(len(symbols), 6)
+    figure, axes = _figure(side + 0.8, side)
+    title = "no correlations"
+    if len(symbols):
+        _grid(figure, axes, square, "RdBu_r", -1.0, 1.0, "correlation of log returns")
+        axes.set_xticks(range(len(symbols)), symbols, rotation=90, fontsize=7)
+        axes.set_yticks(range(len(symbols)), symbols, fontsize=7)
+        title = (
+            f"Correlations of {correlations['timeframe'].iloc[0]} returns at the end of {correlations['day'].iloc[0]}"
+        )
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel("symbol", fontsize=8)
+    axes.set_ylabel("symbol", fontsize=8)
+    return _png(figure)
+
+
+def _figure(width: float, height: float) -> "tuple[Figure, Axes]":
+    """A figure of its own (not pyplot's, whose global state is not safe between threads), in inches."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    axes = figure.add_subplot()
+    axes.tick_params(labelsize=8)
+    return figure, axes
+
+
+def _dates(axes: "Axes") -> None:
+    """Few, short date labels."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    locator = AutoDateLocator(minticks=4, maxticks=9)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+
+
+def _grid(
+    figure: "Figure", axes: "Axes", values: np.ndarray, colours: str, lowest: float, highest: float, label: str
+) -> None:
+    """A coloured grid with its scale; missing cells are grey."""
+    axes.set_facecolor("lightgrey")
+    image = axes.imshow(
+        np.ma.masked_invalid(values), cmap=colours, vmin=lowest, vmax=highest, aspect="auto", interpolation="nearest"
+    )
+    bar = figure.colorbar(image, ax=axes, shrink=0.9)
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+
+
+def _ticks(axes: "Axes", rows: list[str], columns: list[str]) -> None:
+    """Every row's name, and at most _MOST_TICKS of the columns'."""
+    every = -(-len(columns) // _MOST_TICKS)
+    axes.set_yticks(range(len(rows)), rows, fontsize=7)
+    axes.set_xticks(range(0, len(columns), every), columns[::every], rotation=30, ha="right", fontsize=7)
+
+
+def _png(figure: "Figure") -> bytes:
+    """The figure with 128 colours: a third of the bytes, and no difference that the eye sees."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image  # matplotlib writes its own PNGs with it
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(colors=128)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
