@@ -187,8 +187,8 @@ class MarketSession:
 
 
 SESSIONS: tuple[MarketSession, ...] = (
-    MarketSession("sydney", "Australia/Sydney", "07:00", "16:00", "Opens the FX week."),
-    MarketSession("tokyo", "Asia/Tokyo", "09:00", "18:00", "Most trading in JPY, AUD and NZD."),
-    MarketSession("london", "Europe/London", "08:00", "17:00", "The largest share of FX turnover."),
-    MarketSession("new_york", "America/New_York", "08:00", "17:00", "Closes the trading day at 17:00."),
+    MarketSession("sydney", "Australia/Sydney", "07:00", "16:00", "Sydney: the week opens here."),
+    MarketSession("tokyo", "Asia/Tokyo", "09:00", "18:00", "Tokyo: yen and Asian currencies."),
+    MarketSession("london", "Europe/London", "08:00", "17:00", "London: the largest share of currency trading."),
+    MarketSession("new_york", "America/New_York", "08:00", "17:00", "New York: its close ends the trading day."),
 )
