@@ -7,7 +7,7 @@ does not matter who comes first, or that an event was lost. What a value looks l
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import cast
+from typing import Any, cast
 
 import pandas as pd
 
@@ -63,8 +63,8 @@ def decide(newest: pd.DataFrame, served: Mapping[Slot, Vector]) -> Decision:
     return Decision(cast(pd.DataFrame, newest[push]), tuple(current), tuple(ahead))
 
 
-def _version(row: Mapping[str, pd.Timestamp]) -> Version:
-    return Version(row["ts"].to_pydatetime(), row["known_at"].to_pydatetime(), int(row["code_version"]))  # pyright: ignore[reportArgumentType]
+def _version(row: Mapping[str, Any]) -> Version:
+    return Version(row["ts"].to_pydatetime(), row["known_at"].to_pydatetime(), int(row["code_version"]))
 
 
 def _order(stored: Version, served: Version) -> int:
