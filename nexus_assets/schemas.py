@@ -5,6 +5,7 @@ how it is written in io_managers.py and database.py. A frame of a table has exac
 timestamps as `datetime64[us, UTC]`, missing floats as NaN (NULL in the database).
 """
 
+import math
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
@@ -64,15 +65,20 @@ class Column:
         """The column's comment in the database: description and unit."""
         return f"{self.description} [{self.unit}]" if self.unit else self.description
 
+    @property
+    def tolerated_bounds(self) -> tuple[float, float]:
+        """The bounds, widened by BOUNDS_TOLERANCE of their range; infinite where there is none."""
+        low, high = (self.bounds[0], self.bounds[1])
+        slack = BOUNDS_TOLERANCE * (high - low if low is not None and high is not None else 1.0)
+        return (-math.inf if low is None else low - slack, math.inf if high is None else high + slack)
+
     def _checks(self) -> list[pa.Check]:
-        low, high = self.bounds
-        span = (high - low) if low is not None and high is not None else 1.0
-        slack = BOUNDS_TOLERANCE * span
+        low, high = self.tolerated_bounds
         checks = []
-        if low is not None:
-            checks.append(pa.Check.ge(low - slack))
-        if high is not None:
-            checks.append(pa.Check.le(high + slack))
+        if low > -math.inf:
+            checks.append(pa.Check.ge(low))
+        if high < math.inf:
+            checks.append(pa.Check.le(high))
         if self.values:
             checks.append(pa.Check.isin(self.values))
         return checks

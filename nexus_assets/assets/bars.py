@@ -1,0 +1,119 @@
+"""market/bars: one valid bar per symbol, timeframe and ts.
+
+From: the newest revision of each raw_ohlc row. Grain: the base timeframe and those rolled up from it; 4h and 1d bars
+lie on the grid that starts at 17:00 New York, and exist only when their interval is over. Rows that break a rule go
+to market.quarantined_bars with its name; doubtful ones are kept with a `suspect` flag.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, date, datetime
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+
+from nexus_assets import trading_calendar
+from nexus_assets.assets.specification import declared
+from nexus_assets.instruments import instrument
+from nexus_assets.market_store import MarketStore
+from nexus_assets.partitions import SYMBOL_DAYS, Slice, day_of_rows
+from nexus_assets.providers.registry import Sources
+from nexus_assets.schemas import BARS, RAW_OHLC
+from nexus_assets.settings import settings
+from nexus_assets.slices import finish, materialise, rows_by_day
+from nexus_assets.transforms import plots
+from nexus_assets.transforms.bars import MadeBars, make_bars
+
+ACCOUNTED = dg.AssetCheckSpec(
+    "every_raw_row_accounted_for",
+    asset=BARS.asset_key,
+    description="Each raw row is a bar, is in quarantine, is of a bar that is not over, or is of another provider.",
+    blocking=True,
+)
+
+
+@dg.asset(
+    **declared(BARS, version=1),
+    partitions_def=SYMBOL_DAYS,
+    deps=[RAW_OHLC.asset_key],
+    description=__doc__,
+    check_specs=[ACCOUNTED],
+)
+def bars(
+    context: dg.AssetExecutionContext,
+    market_store: dg.ResourceParam[MarketStore],
+    sources: dg.ResourceParam[Sources],
+) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
+    """Judge, roll up and overwrite each slice."""
+    now = datetime.now(UTC)
+    lost: list[str] = []
+
+    def work(piece: Slice) -> Mapping[date, Mapping[str, Any]]:
+        made, raw_rows = make(market_store, sources, piece, now)
+        market_store.replace_bars(
+            made.bars,
+            made.quarantined,
+            symbol=piece.symbol,
+            timeframes=settings().timeframes,
+            first_day=piece.first_day,
+            end_day=piece.end_day,
+        )
+        base = int((made.bars["timeframe"] == settings().base_timeframe).sum())
+        if raw_rows != base + len(made.quarantined) + made.other_provider_rows + made.unfinished_rows:
+            lost.append(f"{piece}: {raw_rows} raw rows, {base} bars, {len(made.quarantined)} in quarantine")
+        return describe(made, piece, plot=piece.days[-1] == last_days[piece.symbol])
+
+    last_days = last_day_by_symbol(context)
+    report = materialise(context, work)
+    yield dg.AssetCheckResult(
+        check_name=ACCOUNTED.name,
+        passed=not lost,
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata={"partitions": len(report.written), **({"lost": "; ".join(lost[:10])} if lost else {})},
+    )
+    yield finish(context, report)
+
+
+def last_day_by_symbol(context: dg.AssetExecutionContext) -> dict[str, date]:
+    """The newest day of each symbol in this run: the partition that carries the plot."""
+    days: dict[str, date] = {}
+    for key in context.partition_keys:
+        day, symbol = key.split("|")
+        days[symbol] = max(days.get(symbol, date.min), date.fromisoformat(day))
+    return days
+
+
+def make(store: MarketStore, sources: Sources, piece: Slice, now: datetime) -> tuple[MadeBars, int]:
+    """The bars of a slice, and the number of raw rows that fell into its days."""
+    config = settings()
+    start, end = trading_calendar.day_range(piece.first_day, piece.end_day)
+    raw = store.read_raw(piece.symbol, config.base_timeframe, trading_calendar.rollup_read_start(piece.first_day), end)
+    made = make_bars(
+        raw,
+        instrument=instrument(piece.symbol),
+        base_timeframe=config.base_timeframe,
+        rolled_up=config.rolled_up_timeframes,
+        first_day=piece.first_day,
+        end_day=piece.end_day,
+        complete_until=min(pd.Timestamp(now), pd.Timestamp(end)),
+        priority=sources.priority,
+    )
+    return made, int((raw["ts"] >= pd.Timestamp(start)).sum())
+
+
+def describe(made: MadeBars, piece: Slice, *, plot: bool) -> dict[date, dict[str, Any]]:
+    """Metadata of each day: rows, time range, quarantined share, suspects; a plot on the newest."""
+    described = rows_by_day(made.bars, piece.days)
+    base = made.bars[made.bars["timeframe"] == settings().base_timeframe]
+    accepted = day_of_rows(base).value_counts()
+    suspect = day_of_rows(base[base["suspect"].notna()]).value_counts()
+    rejected = day_of_rows(made.quarantined).value_counts()
+    for day, values in described.items():
+        bad, good = int(rejected.get(day, 0)), int(accepted.get(day, 0))
+        values["quarantined"] = bad
+        values["quarantined_share"] = bad / (bad + good) if bad + good else 0.0
+        values["suspects"] = int(suspect.get(day, 0))
+    if plot and len(base):
+        picture = plots.as_markdown(plots.price_plot(base), f"{piece.symbol} closes")
+        described[piece.days[-1]]["closes"] = dg.MetadataValue.md(picture)
+    return described

@@ -1,0 +1,106 @@
+"""features/indicators: 32 indicators per bar.
+
+From: market/bars. Each day is computed on exactly the last 250 accepted bars before it plus its own, whichever
+partitions are asked for together, so the same bits come out of a backfill, a single day and a live update. With fewer
+than 250 bars before the day every column is NULL.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import date
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+
+from nexus_assets.assets.specification import declared
+from nexus_assets.indicator_table import INDICATOR_NAMES, INDICATORS_VERSION, WARMUP_BARS
+from nexus_assets.instruments import instrument
+from nexus_assets.market_store import MarketStore
+from nexus_assets.partitions import SYMBOL_DAYS, Slice
+from nexus_assets.schemas import BARS, INDICATOR_ROWS
+from nexus_assets.settings import settings
+from nexus_assets.slices import finish, materialise, rows_by_day
+from nexus_assets.transforms import indicators as transform
+
+BOUNDS = dg.AssetCheckSpec(
+    "within_mathematical_bounds",
+    asset=INDICATOR_ROWS.asset_key,
+    description="Every value is finite and within the bounds of its formula, or NULL.",
+    blocking=True,
+)
+
+
+@dg.asset(
+    **declared(INDICATOR_ROWS, version=INDICATORS_VERSION, kinds={"pandas", "numpy"}),
+    partitions_def=SYMBOL_DAYS,
+    deps=[BARS.asset_key],
+    description=__doc__,
+    check_specs=[BOUNDS],
+)
+def indicators(
+    context: dg.AssetExecutionContext, market_store: dg.ResourceParam[MarketStore]
+) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
+    """Compute and overwrite each slice, leaving alone what did not change."""
+    outside: dict[str, int] = {}
+
+    def work(piece: Slice) -> Mapping[date, Mapping[str, Any]]:
+        frame = compute(market_store, piece)
+        for column, count in out_of_bounds(frame).items():
+            outside[column] = outside.get(column, 0) + count
+        market_store.replace(
+            INDICATOR_ROWS,
+            frame,
+            symbol=piece.symbol,
+            timeframes=settings().feature_timeframes,
+            first_day=piece.first_day,
+            end_day=piece.end_day,
+        )
+        return describe(frame, piece)
+
+    report = materialise(context, work)
+    yield dg.AssetCheckResult(
+        check_name=BOUNDS.name,
+        passed=not outside,
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata={"partitions": len(report.written), "columns_outside": outside},
+    )
+    yield finish(context, report)
+
+
+def compute(store: MarketStore, piece: Slice) -> pd.DataFrame:
+    """The rows of a slice, over every feature timeframe."""
+    frames = [
+        transform.compute(
+            store.read_bars_with_warmup(piece.symbol, timeframe, piece.first_day, piece.end_day, WARMUP_BARS),
+            instrument=instrument(piece.symbol),
+            timeframe=timeframe,
+            first_day=piece.first_day,
+            end_day=piece.end_day,
+        )
+        for timeframe in settings().feature_timeframes
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def out_of_bounds(frame: pd.DataFrame) -> dict[str, int]:
+    """Number of values that are infinite or beyond the bounds of their formula, by column, where there are any."""
+    counts = {}
+    for column in INDICATOR_ROWS.columns:
+        if column.name in INDICATOR_NAMES:
+            values = frame[column.name]
+            low, high = column.tolerated_bounds
+            count = int((np.isinf(values) | (values < low) | (values > high)).sum())
+            if count:
+                counts[column.name] = count
+    return counts
+
+
+def describe(frame: pd.DataFrame, piece: Slice) -> dict[date, dict[str, Any]]:
+    """Metadata of each day: rows, time range, rows that wait for their warm-up."""
+    described = rows_by_day(frame, piece.days)
+    waiting = frame[frame[list(INDICATOR_NAMES)].isna().all(axis=1)]
+    counts = rows_by_day(waiting, piece.days)
+    for day, values in described.items():
+        values["rows_without_warm_up"] = counts[day]["dagster/row_count"]
+    return described

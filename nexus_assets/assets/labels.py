@@ -1,0 +1,100 @@
+"""features/labels: what happened in the 24 open market hours after each bar.
+
+From: market/bars, up to six days ahead. A label exists only once its whole horizon has passed and was collected; a
+day that is not mature yet is materialised with the counts matured and expected, and the healing run returns to it.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import date, timedelta
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+
+from nexus_assets import trading_calendar
+from nexus_assets.assets.specification import declared
+from nexus_assets.instruments import instrument
+from nexus_assets.market_store import MarketStore
+from nexus_assets.partitions import SYMBOL_DAYS, Slice
+from nexus_assets.schemas import BARS, LABELS
+from nexus_assets.settings import settings
+from nexus_assets.slices import finish, materialise, rows_by_day
+from nexus_assets.transforms import labels as transform
+
+LOOK_AHEAD_DAYS = 8
+"""24 open hours span at most 98 hours on real calendars; two days more for an unusually long closure."""
+
+HORIZON = dg.AssetCheckSpec(
+    "only_where_the_horizon_exists",
+    asset=LABELS.asset_key,
+    description="No label ends after the newest bar that was collected for its symbol.",
+    blocking=True,
+)
+
+
+@dg.asset(
+    **declared(LABELS, version=transform.LABELS_VERSION),
+    partitions_def=SYMBOL_DAYS,
+    deps=[BARS.asset_key],
+    description=__doc__,
+    check_specs=[HORIZON],
+)
+def labels(
+    context: dg.AssetExecutionContext, market_store: dg.ResourceParam[MarketStore]
+) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
+    """Compute and overwrite each slice."""
+    early: list[str] = []
+
+    def work(piece: Slice) -> Mapping[date, Mapping[str, Any]]:
+        results = [compute(market_store, piece, timeframe) for timeframe in settings().feature_timeframes]
+        frame = pd.concat([result.labels for result, _ in results], ignore_index=True)
+        for result, collected_until in results:
+            if (result.labels["horizon_end"] > collected_until).any():
+                early.append(str(piece))
+        complete = {
+            day: all(result.matured.get(day, 0) == result.expected.get(day, 0) for result, _ in results)
+            for day in piece.days
+        }
+        market_store.replace(
+            LABELS,
+            frame,
+            symbol=piece.symbol,
+            timeframes=settings().feature_timeframes,
+            first_day=piece.first_day,
+            end_day=piece.end_day,
+            complete=complete,
+        )
+        described = rows_by_day(frame, piece.days)
+        for day, values in described.items():
+            values["matured"] = sum(result.matured.get(day, 0) for result, _ in results)
+            values["expected"] = sum(result.expected.get(day, 0) for result, _ in results)
+        return described
+
+    report = materialise(context, work)
+    immature = [key for key, values in report.written.items() if values["matured"] < values["expected"]]
+    if immature:
+        context.log.warning(f"{len(immature)} partitions are not mature yet; newest {max(immature)}")
+    yield dg.AssetCheckResult(
+        check_name=HORIZON.name,
+        passed=not early,
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata={"partitions": len(report.written), "immature": len(immature), "early": "; ".join(early[:10])},
+    )
+    yield finish(context, report)
+
+
+def compute(store: MarketStore, piece: Slice, timeframe: str) -> tuple[transform.LabelResult, pd.Timestamp]:
+    """The labels of a slice at one timeframe, and the end of the newest bar that was collected."""
+    start, _ = trading_calendar.slice_bounds(timeframe, piece.first_day, piece.end_day)
+    _, end = trading_calendar.day_range(piece.first_day, piece.end_day + timedelta(days=LOOK_AHEAD_DAYS))
+    collected = store.read_bars(piece.symbol, timeframe, start, end)
+    result = transform.compute(
+        collected,
+        instrument=instrument(piece.symbol),
+        timeframe=timeframe,
+        first_day=piece.first_day,
+        end_day=piece.end_day,
+    )
+    if collected.empty:
+        return result, pd.Timestamp.min.tz_localize("UTC")
+    return result, pd.DatetimeIndex(trading_calendar.bar_end(pd.DatetimeIndex(collected["ts"]), timeframe)).max()

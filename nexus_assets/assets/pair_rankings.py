@@ -1,0 +1,54 @@
+"""analytics/pair_rankings: which pairs diversify, hedge, or double a position.
+
+From: analytics/correlation_matrix. Pairs ranked by absolute correlation, each with a category and a reason in words.
+A category changes only when the correlation is more than one standard error beyond the boundary. Daily.
+"""
+
+from datetime import date, timedelta
+
+import dagster as dg
+import pandas as pd
+
+from nexus_assets.assets.specification import declared
+from nexus_assets.market_store import MarketStore
+from nexus_assets.partitions import DAYS
+from nexus_assets.schemas import CORRELATION_MATRIX, PAIR_RANKINGS
+from nexus_assets.transforms import correlations
+
+
+@dg.asset(
+    **declared(PAIR_RANKINGS, version=correlations.RANKINGS_VERSION),
+    partitions_def=DAYS,
+    deps=[CORRELATION_MATRIX.asset_key],
+    io_manager_key="timescale_io_manager",
+    description=__doc__,
+)
+def pair_rankings(
+    context: dg.AssetExecutionContext, market_store: dg.ResourceParam[MarketStore]
+) -> dg.Output[pd.DataFrame]:
+    """The ranking of every day of the run."""
+    days = sorted(date.fromisoformat(key) for key in context.partition_keys)
+    frame = compute(market_store, days)
+    metadata: dict[str, dg.MetadataValue] = {}
+    if len(frame):
+        newest = frame[frame["day"] == frame["day"].max()].sort_values("rank")
+        shown = pd.concat([newest.head(5), newest.tail(5)])[["rank", "symbol_a", "symbol_b", "category", "reason"]]
+        metadata["best_and_worst"] = dg.MetadataValue.md(_markdown_table(shown))
+    return dg.Output(frame, metadata=metadata)
+
+
+def compute(store: MarketStore, days: list[date]) -> pd.DataFrame:
+    """The rankings of these days, each from its own fixed look-back."""
+    history = store.read_correlations(days[0] - timedelta(days=correlations.HISTORY_DAYS), days[-1] + timedelta(days=1))
+    frames = []
+    for day in days:
+        past = history[(history["day"] > day - timedelta(days=correlations.HISTORY_DAYS)) & (history["day"] <= day)]
+        frames.append(correlations.rank(past, day=day))
+    filled = [frame for frame in frames if len(frame)]
+    return pd.concat(filled, ignore_index=True) if filled else PAIR_RANKINGS.empty()
+
+
+def _markdown_table(frame: pd.DataFrame) -> str:
+    lines = ["| " + " | ".join(frame.columns) + " |", "|" + "---|" * len(frame.columns)]
+    lines += ["| " + " | ".join(str(value) for value in row) + " |" for row in frame.itertuples(index=False)]
+    return "\n".join(lines)

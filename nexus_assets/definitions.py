@@ -1,0 +1,24 @@
+"""Where everything meets: the assets, checks, jobs, schedules, sensors and resources of the code location."""
+
+import dagster as dg
+
+from nexus_assets import assets, checks, resources, sensors
+from nexus_assets.io_managers import timescale_io_manager
+from nexus_assets.jobs import JOBS
+from nexus_assets.schedules import SCHEDULES
+
+defs = dg.Definitions(
+    assets=dg.load_assets_from_package_module(assets),
+    asset_checks=dg.load_asset_checks_from_modules([checks]),
+    jobs=JOBS,
+    schedules=SCHEDULES,
+    sensors=dg.load_definitions_from_module(sensors).sensors,
+    resources={
+        "market_store": resources.market_store,
+        "feature_store": resources.feature_store,
+        "sources": resources.sources,
+        "timescale_io_manager": timescale_io_manager,
+    },
+    # One process for a run: a process for each step costs seconds, and two runs use both cores.
+    executor=dg.in_process_executor,
+)

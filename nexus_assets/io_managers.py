@@ -1,0 +1,107 @@
+"""Frames between assets and the database.
+
+What belongs here: which slice a frame is for, and what the UI is told of it. The statements are in market_store.py.
+"""
+
+from collections.abc import Iterable
+from datetime import date
+
+import dagster as dg
+import pandas as pd
+
+from nexus_assets.errors import PartitionError
+from nexus_assets.market_store import MarketStore
+from nexus_assets.partitions import consecutive, day_of_rows, parse_key
+from nexus_assets.schemas import Table, table
+from nexus_assets.settings import settings
+
+MAX_DAYS = 3660
+"""Days of a frame by day that one transaction replaces: such frames are small, and one write keeps a run whole."""
+
+
+class TimescaleIOManager(dg.IOManager):
+    """Stores a frame in the table that its asset key names, and loads it back.
+
+    The frame must hold exactly the columns of its table, and only rows of the partitions that the run is for; each
+    partition is replaced as a whole, an empty one is legal. One transaction for each stretch of consecutive days.
+
+    Raises:
+        PartitionError: a row lies outside the run's partitions. Nothing is written.
+        DatabaseError: the frame breaks the table's schema, or the database refused.
+    """
+
+    def __init__(self, store: MarketStore) -> None:
+        self._store = store
+
+    def handle_output(self, context: dg.OutputContext, obj: pd.DataFrame) -> None:
+        """Write the frame, and attach row count and time range to the materialisation."""
+        target = _table(context.asset_key)
+        if not context.has_asset_partitions:
+            self._store.replace_all(target, obj)
+        else:
+            self._write_partitions(context, target, obj)
+        context.add_output_metadata({"dagster/row_count": len(obj), **_time_range(target, obj)})
+
+    def _write_partitions(self, context: dg.OutputContext, target: Table, frame: pd.DataFrame) -> None:
+        for symbol, ranges in _stretches(context.asset_partition_keys).items():
+            mine = frame if symbol is None else frame[frame["symbol"] == symbol]
+            for first_day, end_day in ranges:
+                rows = mine if len(ranges) == 1 else _within(target, mine, first_day, end_day)
+                self._store.replace(
+                    target,
+                    rows,
+                    symbol=symbol,
+                    timeframes=settings().timeframes,
+                    first_day=first_day,
+                    end_day=end_day,
+                )
+
+    def load_input(self, context: dg.InputContext) -> pd.DataFrame:
+        """The stored rows of the partitions that the run is for, or the whole table of an unpartitioned asset."""
+        source = _table(context.asset_key)
+        if not context.has_asset_partitions:
+            return self._store.read_all(source)
+        frames = [
+            self._store.read_slice(source, symbol=symbol, first_day=first_day, end_day=end_day)
+            for symbol, ranges in _stretches(context.asset_partition_keys).items()
+            for first_day, end_day in ranges
+        ]
+        filled = [frame for frame in frames if len(frame)]
+        return pd.concat(filled, ignore_index=True) if filled else source.empty()
+
+
+@dg.io_manager(required_resource_keys={"market_store"}, description="Frames in TimescaleDB tables, by exact slice.")
+def timescale_io_manager(context: dg.InitResourceContext) -> TimescaleIOManager:
+    """The IO manager over the run's database."""
+    return TimescaleIOManager(context.resources.market_store)
+
+
+def _table(key: dg.AssetKey) -> Table:
+    name = ".".join(key.path)
+    try:
+        return table(name)
+    except KeyError:
+        raise PartitionError(
+            f"No table is declared for the asset {key.to_user_string()}.",
+            next_step=f"Add {name} to nexus_assets/schemas.py and a migration, or use another IO manager.",
+        ) from None
+
+
+def _stretches(keys: Iterable[str]) -> dict[str | None, list[tuple[date, date]]]:
+    days: dict[str | None, list[date]] = {}
+    for key in keys:
+        symbol, day = parse_key(key) if "|" in key else (None, date.fromisoformat(key))
+        days.setdefault(symbol, []).append(day)
+    return {symbol: list(consecutive(some, at_most=MAX_DAYS)) for symbol, some in days.items()}
+
+
+def _within(target: Table, frame: pd.DataFrame, first_day: date, end_day: date) -> pd.DataFrame:
+    days = frame["day"] if target.time_column == "day" else day_of_rows(frame)
+    return frame[(days >= first_day) & (days < end_day)]
+
+
+def _time_range(target: Table, frame: pd.DataFrame) -> dict[str, str]:
+    if frame.empty or target.time_column is None:
+        return {}
+    column = frame[target.time_column]
+    return {f"first_{target.time_column}": str(column.min()), f"last_{target.time_column}": str(column.max())}

@@ -1,0 +1,208 @@
+"""What has to be materialised: missing, immature or stale slices, decided from the ledger of written slices.
+
+What belongs here: decisions over frames; no Dagster, no writing. Staleness is judged generously: a slice is repeated
+when anything it may have read changed after it was written. Repeating one is harmless, because equal content is left
+untouched.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from math import ceil
+from typing import ClassVar
+
+import pandas as pd
+
+from nexus_assets import trading_calendar
+from nexus_assets.backfill import Rectangle
+from nexus_assets.indicator_table import INDICATORS_VERSION, WARMUP_BARS
+from nexus_assets.instruments import instrument
+from nexus_assets.partitions import consecutive, days_between
+from nexus_assets.schemas import (
+    BARS,
+    CORRELATION_MATRIX,
+    INDICATOR_ROWS,
+    LABELS,
+    PAIR_RANKINGS,
+    RAW_OHLC,
+    Table,
+)
+from nexus_assets.settings import Settings
+from nexus_assets.timeframes import minutes
+from nexus_assets.transforms.correlations import CORRELATIONS_VERSION, RANKINGS_VERSION, look_back_days
+from nexus_assets.transforms.labels import LABELS_VERSION
+
+Cell = tuple[str, date]
+
+PRICES: tuple[Table, ...] = (RAW_OHLC, BARS)
+FEATURES: tuple[Table, ...] = (INDICATOR_ROWS, LABELS)
+ANALYTICS: tuple[Table, ...] = (CORRELATION_MATRIX, PAIR_RANKINGS)
+
+LABEL_REACH_DAYS = 8
+MOST_RECTANGLES = 8
+
+_VERSIONS = {
+    INDICATOR_ROWS.qualified: INDICATORS_VERSION,
+    LABELS.qualified: LABELS_VERSION,
+    CORRELATION_MATRIX.qualified: CORRELATIONS_VERSION,
+    PAIR_RANKINGS.qualified: RANKINGS_VERSION,
+}
+
+
+def warmup_days(timeframe: str) -> int:
+    """Calendar days that certainly hold WARMUP_BARS bars of an asset class that trades five days a week, with the
+    year's longest holidays between."""
+    bars_a_week = 5 * 1380 / minutes(timeframe) if timeframe != "1d" else 5
+    return ceil(WARMUP_BARS / bars_a_week * 7) + 8
+
+
+def switched_off(config: Settings, history_start: date, today: date) -> dict[str, str]:
+    """Feature timeframes whose warm-up does not fit between the start of the history and today, with a sentence."""
+    sentences = {}
+    for timeframe in config.feature_timeframes:
+        needed = warmup_days(timeframe)
+        if history_start + timedelta(days=needed) > today:
+            sentences[timeframe] = (
+                f"Features at {timeframe} are off: their warm-up of {WARMUP_BARS} bars takes {needed} days, and the "
+                f"history starts on {history_start}. Set NEXUS_START_DAY to "
+                f"{today - timedelta(days=needed)} or earlier, or leave {timeframe} out of NEXUS_FEATURE_TIMEFRAMES."
+            )
+    return sentences
+
+
+def load_from(config: Settings, first_day: date) -> date:
+    """The first day whose bars features from `first_day` need: the longest warm-up and the correlation window
+    before it, but not before the first partition."""
+    reach = max([correlation_reach(config), *(warmup_days(timeframe) for timeframe in config.feature_timeframes)])
+    return max(config.start_day, first_day - timedelta(days=reach))
+
+
+@dataclass
+class Ledger:
+    """When each slice was written and last changed; from nexus.slices."""
+
+    _VALUES: ClassVar = ("written_at", "changed_at", "rows", "complete", "code_version")
+
+    rows: Mapping[tuple[str, str, date], tuple[datetime, datetime, int, bool, int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> "Ledger":
+        """From the rows of nexus.slices."""
+        keys = zip(frame["table_name"], frame["symbol"], frame["day"], strict=True)
+        values = zip(*(frame[name] for name in cls._VALUES), strict=True)
+        return cls(dict(zip(keys, values, strict=True)))
+
+    def written(self, table: str, symbol: str, day: date) -> datetime | None:
+        """When the slice was last written; None if never, or by another version of the code."""
+        row = self.rows.get((table, symbol, day))
+        if row is None or row[4] != _VERSIONS.get(table, row[4]):
+            return None
+        return row[0]
+
+    def complete(self, table: str, symbol: str, day: date) -> bool:
+        """Whether the slice was written after its day, or its labels' horizon, was over."""
+        row = self.rows.get((table, symbol, day))
+        return row is not None and row[3]
+
+    def row_count(self, table: str, symbol: str, day: date) -> int:
+        """Rows of the slice; 0 if it was never written."""
+        row = self.rows.get((table, symbol, day))
+        return row[2] if row is not None else 0
+
+    def changed_since(self, table: str, symbol: str, days: Iterable[date], instant: datetime) -> bool:
+        """Whether the content of any of these slices changed after the instant."""
+        return any(
+            row is not None and row[1] > instant for row in (self.rows.get((table, symbol, day)) for day in days)
+        )
+
+
+def stale_cells(
+    ledger: Ledger, target: Table, symbols: Collection[str], first_day: date, end_day: date, *, config: Settings
+) -> set[Cell]:
+    """The slices of one symbol x day table that were never written, are not complete, or read what changed since."""
+    indicator_reach = max(warmup_days(timeframe) for timeframe in config.feature_timeframes)
+    reach = {
+        BARS.qualified: (RAW_OHLC.qualified, 1, 0),
+        INDICATOR_ROWS.qualified: (BARS.qualified, indicator_reach, 0),
+        LABELS.qualified: (BARS.qualified, 0, LABEL_REACH_DAYS),
+    }
+    table = target.qualified
+    found: set[Cell] = set()
+    for symbol in symbols:
+        for day in days_between(first_day, end_day):
+            written = ledger.written(table, symbol, day)
+            if written is None or not ledger.complete(table, symbol, day):
+                found.add((symbol, day))
+            elif table == RAW_OHLC.qualified:
+                if ledger.row_count(table, symbol, day) == 0 and _trades(symbol, day, config):
+                    found.add((symbol, day))
+            else:
+                source, back, ahead = reach[table]
+                window = days_between(day - timedelta(days=back), day + timedelta(days=ahead + 1))
+                if ledger.changed_since(source, symbol, window, written):
+                    found.add((symbol, day))
+    return found
+
+
+def _trades(symbol: str, day: date, config: Settings) -> bool:
+    start, end = trading_calendar.day_range(day, day + timedelta(days=1))
+    return len(trading_calendar.expected(instrument(symbol).asset_class, start, end, config.base_timeframe)) > 0
+
+
+def correlation_reach(config: Settings) -> int:
+    """Days of closes that a day's correlations read."""
+    return look_back_days(config.correlation_timeframe, config.correlation_window)
+
+
+def stale_days(
+    ledger: Ledger, target: Table, symbols: Collection[str], first_day: date, end_day: date, *, config: Settings
+) -> set[date]:
+    """The same for a table by day: correlations and rankings."""
+    table, reach = target.qualified, correlation_reach(config)
+    found = set()
+    for day in days_between(first_day, end_day):
+        written = ledger.written(table, "", day)
+        window = days_between(day - timedelta(days=reach), day + timedelta(days=1))
+        if (
+            written is None
+            or not ledger.complete(table, "", day)
+            or any(ledger.changed_since(BARS.qualified, symbol, window, written) for symbol in symbols)
+        ):
+            found.add(day)
+    return found
+
+
+def cover(cells: Collection[Cell], order: tuple[str, ...], tables: Iterable[Table]) -> list[Rectangle]:
+    """Few rectangles that cover these cells: exact while there are at most MOST_RECTANGLES, else the bounding
+    rectangle of each stretch of days. `order` is the order of the symbol partitions."""
+    assets = asset_names(tables)
+    days: dict[str, set[date]] = defaultdict(set)
+    for symbol, day in cells:
+        days[symbol].add(day)
+    exact: list[Rectangle] = []
+    run: list[str] = []
+    for position, symbol in enumerate(order):
+        if not days[symbol]:
+            continue
+        run.append(symbol)
+        following = order[position + 1] if position + 1 < len(order) else None
+        if following is None or days[following] != days[symbol]:
+            exact += [Rectangle(tuple(run), *span, assets=assets) for span in consecutive(days[symbol], at_most=36_600)]
+            run = []
+    if len(exact) <= MOST_RECTANGLES:
+        return exact
+    positions = [order.index(symbol) for symbol in days if days[symbol]]
+    symbols = order[min(positions) : max(positions) + 1]
+    union = set().union(*days.values())
+    return [Rectangle(symbols, *span, assets=assets) for span in consecutive(union, at_most=36_600)]
+
+
+def asset_names(tables: Iterable[Table]) -> tuple[str, ...]:
+    """The asset keys of tables, as Dagster writes them: market/bars."""
+    return tuple("/".join(table.asset_key) for table in tables)
+
+
+def day_rectangles(days: Collection[date], tables: Iterable[Table]) -> list[Rectangle]:
+    """The rectangles of assets that are partitioned by day only."""
+    return [Rectangle((), *span, assets=asset_names(tables)) for span in consecutive(days, at_most=36_600)]

@@ -1,0 +1,90 @@
+"""Running an asset over its slices: one symbol and at most 31 days at a time, so that one bad slice sinks no other.
+
+What belongs here: the loop, what it records of each partition, and how it ends. What a slice computes is in assets/.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+
+from nexus_assets.errors import NexusError
+from nexus_assets.materializations import attach_metadata, record_written
+from nexus_assets.partitions import Slice, day_of_rows, partition_key, slices_of
+
+Metadata = Mapping[str, Any]
+Work = Callable[[Slice], Mapping[date, Metadata]]
+
+MAX_FAILURES_SHOWN = 10
+
+
+@dataclass
+class SliceReport:
+    """What a run wrote: metadata by partition key, and the slices that failed with their errors."""
+
+    written: dict[str, Metadata] = field(default_factory=dict)
+    failures: list[tuple[Slice, NexusError]] = field(default_factory=list)
+
+    def describe_failures(self) -> str:
+        """The failed slices and why, for people; at most ten of them."""
+        shown = [f"{piece}: {error}" for piece, error in self.failures[:MAX_FAILURES_SHOWN]]
+        if len(self.failures) > MAX_FAILURES_SHOWN:
+            shown.append(f"and {len(self.failures) - MAX_FAILURES_SHOWN} more")
+        return "\n".join(shown)
+
+
+def materialise(context: dg.AssetExecutionContext, work: Work) -> SliceReport:
+    """Do the work of every slice of this run and go on after an error of ours.
+
+    `work` writes one slice in one transaction and returns the metadata of each of its days. Errors that are not
+    ours are bugs: what was written so far is recorded, and they stop the step.
+    """
+    report = SliceReport()
+    pieces = slices_of(context.partition_keys)
+    try:
+        for number, piece in enumerate(pieces, start=1):
+            try:
+                for day, metadata in work(piece).items():
+                    report.written[partition_key(piece.symbol, day)] = metadata
+            except NexusError as error:
+                context.log.error(f"{piece}: {error}")
+                report.failures.append((piece, error))
+            if number % 10 == 0 or number == len(pieces):
+                context.log.info(f"{number} of {len(pieces)} slices, {len(report.written)} partitions written")
+    except BaseException:
+        record_written(context, report.written)
+        raise
+    return report
+
+
+def finish(context: dg.AssetExecutionContext, report: SliceReport) -> dg.MaterializeResult:
+    """End the step: with the metadata of each partition, or with a Failure that names the slices to run again.
+
+    Raises:
+        dagster.Failure: at least one slice failed; the partitions of the others are recorded all the same.
+    """
+    if report.failures:
+        record_written(context, report.written)
+        raise dg.Failure(
+            description=f"{len(report.failures)} slices failed; {len(report.written)} partitions were written.\n"
+            f"{report.describe_failures()}\nThe daily healing run repeats them; or materialise them again by hand.",
+            metadata={"failed": dg.MetadataValue.md(report.describe_failures().replace("\n", "\n\n"))},
+            allow_retries=any(getattr(error, "transient", False) for _, error in report.failures),
+        )
+    attach_metadata(context, report.written)
+    return dg.MaterializeResult()
+
+
+def rows_by_day(frame: pd.DataFrame, days: Iterable[date]) -> dict[date, dict[str, Any]]:
+    """Row count and time range of each day of a frame with `timeframe` and `ts`; days without rows are there too."""
+    counted: dict[date, dict[str, Any]] = {day: {"dagster/row_count": 0} for day in days}
+    for day, ts in frame["ts"].groupby(day_of_rows(frame)):
+        counted[day] = {  # pyright: ignore[reportArgumentType]
+            "dagster/row_count": len(ts),
+            "first_ts": ts.min().isoformat(),
+            "last_ts": ts.max().isoformat(),
+        }
+    return counted
