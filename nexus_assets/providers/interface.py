@@ -136,7 +136,7 @@ def rejected_frame(rows: pd.DataFrame, rule: str, *, detail: str = "") -> pd.Dat
         frame[name] = rows[name].astype("float64") if name in rows else np.nan
     for name, default in (("origin", ""), ("content", ""), ("detail", detail)):
         frame[name] = (rows[name] if name in rows else pd.Series(default, index=rows.index)).astype("str")
-    return frame.reset_index(drop=True)[list(REJECTED_COLUMNS)]
+    return frame.reset_index(drop=True).loc[:, list(REJECTED_COLUMNS)]
 
 
 def empty_rejected() -> pd.DataFrame:
@@ -154,12 +154,12 @@ def settle_repeats(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, int
         (rows with unique ts, later rows that differ from the first in a value, number of later rows that do not).
         A missing value equals a missing value.
     """
-    repeated = frame.duplicated("ts", keep="first").to_numpy()
+    repeated = np.asarray(frame.duplicated("ts", keep="first"))
     if not repeated.any():
         return frame, frame.iloc[:0], 0
-    unique, later = frame[~repeated], frame[repeated]
+    unique, later = frame.loc[~repeated], frame.loc[repeated]
     names = list(VALUE_COLUMNS)
     first = unique.set_index("ts")[names].loc[later["ts"]].to_numpy(dtype="float64")
     own = later[names].to_numpy(dtype="float64")
     equal = ((own == first) | (np.isnan(own) & np.isnan(first))).all(axis=1)
-    return unique, later[~equal], int(equal.sum())
+    return unique, later.loc[~equal], int(equal.sum())

@@ -288,4 +288,4 @@ class SyntheticProvider:
         wanted = (ts >= request.start) & (ts < request.end)
         wanted &= trading_calendar.bar_end(ts, request.timeframe) <= self._now()
         wanted &= ts.isin(trading_calendar.expected(item.asset_class, request.start, request.end, request.timeframe))
-        return bars[wanted].reset_index(drop=True)
+        return bars.loc[wanted].reset_index(drop=True)
