@@ -22,7 +22,7 @@ CREATE TABLE market.deliveries (
     CONSTRAINT deliveries_timeframe_check CHECK (timeframe IN ('1m', '5m', '15m', '1h', '4h', '1d')),
     CONSTRAINT deliveries_accounting_check CHECK (delivered = new + changed + unchanged + quarantined),
     CONSTRAINT deliveries_counts_check CHECK (least(delivered, new, changed, unchanged, quarantined) >= 0),
-    CONSTRAINT deliveries_range_check CHECK (range_start < range_end),
+    CONSTRAINT deliveries_range_check CHECK (range_start <= range_end),
     CONSTRAINT deliveries_pkey PRIMARY KEY (delivery_id)
 );
 

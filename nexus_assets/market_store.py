@@ -1,0 +1,292 @@
+"""The stored market: what assets, checks, sensors and people read from it and write to it.
+
+What belongs here: every query over market, features and analytics. Writing is in deliveries.py and slice_writer.py.
+All instants are tz-aware UTC, ts is the open of a bar, ranges are half-open; frames come back in the types of
+schemas.Table, ascending by key.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime
+from typing import Any
+
+import pandas as pd
+
+from nexus_assets import trading_calendar
+from nexus_assets.database import Database
+from nexus_assets.deliveries import DeliveryCounts, append_delivery, unaccounted
+from nexus_assets.providers.interface import Delivery
+from nexus_assets.schemas import BARS, CORRELATION_MATRIX, INDICATOR_ROWS, LABELS, RAW_OHLC, SLICES, TABLES, Table
+from nexus_assets.slice_writer import (
+    VALIDATED_QUARANTINE,
+    SliceRange,
+    Target,
+    WriteCounts,
+    replace_slices,
+    replace_table,
+)
+from nexus_assets.timeframes import TIMEFRAMES
+
+__all__ = ["DeliveryCounts", "MarketStore", "WriteCounts"]
+
+
+class MarketStore:
+    """The tables of one database. Every method raises DatabaseError where the server cannot be reached or refuses."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    # Writing
+
+    def append_delivery(self, delivery: Delivery, *, run_id: str | None) -> DeliveryCounts:
+        """Append what a delivery changes to market.raw_ohlc; see deliveries.append_delivery."""
+        return append_delivery(self.database, delivery, run_id=run_id)
+
+    def replace(
+        self,
+        table: Table,
+        frame: pd.DataFrame,
+        *,
+        symbol: str | None,
+        timeframes: Iterable[str] = (),
+        first_day: date,
+        end_day: date,
+        complete: Mapping[date, bool] | None = None,
+        code_version: int | None = None,
+    ) -> WriteCounts:
+        """Replace exactly the rows of these days in one transaction; see slice_writer.replace_slices.
+
+        Args:
+            symbol: None for a table by day.
+            timeframes: Those that are replaced; rows of other timeframes stay. Of no meaning for a table by day.
+        """
+        where = SliceRange(symbol, tuple(timeframes), first_day, end_day)
+        frames = [(Target(table), frame)]
+        return replace_slices(self.database, frames, where, complete=complete, code_version=code_version)[0]
+
+    def replace_bars(
+        self,
+        bars: pd.DataFrame,
+        quarantined: pd.DataFrame,
+        *,
+        symbol: str,
+        timeframes: Iterable[str],
+        first_day: date,
+        end_day: date,
+        complete: Mapping[date, bool] | None = None,
+        code_version: int | None = None,
+    ) -> WriteCounts:
+        """Replace the bars of these days, and the rows that validation kept out of them, in one transaction."""
+        where = SliceRange(symbol, tuple(timeframes), first_day, end_day)
+        frames = [(Target(BARS), bars), (VALIDATED_QUARANTINE, quarantined)]
+        return replace_slices(self.database, frames, where, complete=complete, code_version=code_version)[0]
+
+    def replace_all(self, table: Table, frame: pd.DataFrame, *, code_version: int | None = None) -> WriteCounts:
+        """Replace all rows of an unpartitioned table; see slice_writer.replace_table."""
+        return replace_table(self.database, table, frame, code_version=code_version)
+
+    # Reading rows
+
+    def read_all(self, table: Table) -> pd.DataFrame:
+        """All rows of a table."""
+        return self.database.frame(f"SELECT {_columns(table)} FROM {table.qualified} ORDER BY {', '.join(table.key)}")
+
+    def read_slice(self, table: Table, *, symbol: str | None, first_day: date, end_day: date) -> pd.DataFrame:
+        """The rows of these days, at every timeframe; of one symbol, or of all for a table by day."""
+        order = ", ".join(table.key)
+        if symbol is None:
+            return self.database.frame(
+                f"SELECT {_columns(table)} FROM {table.qualified} WHERE day >= %s AND day < %s ORDER BY {order}",
+                (first_day, end_day),
+            )
+        parts, values = [], []
+        for timeframe in TIMEFRAMES:
+            parts.append("(timeframe = %s AND ts >= %s AND ts < %s)")
+            values += [timeframe, *trading_calendar.slice_bounds(timeframe, first_day, end_day)]
+        return self.database.frame(
+            f"SELECT {_columns(table)} FROM {table.qualified} WHERE symbol = %s AND ({' OR '.join(parts)}) "
+            f"ORDER BY {order}",
+            (symbol, *values),
+        )
+
+    def read_raw(self, symbol: str, timeframe: str, start: datetime, end: datetime) -> pd.DataFrame:
+        """The newest revision of each (ts, provider) with ts in [start, end), by ts and provider; withdrawn ones are
+        left out."""
+        return self.database.frame(
+            f"SELECT {_columns(RAW_OHLC)} FROM market.raw_ohlc_newest "
+            "WHERE symbol = %s AND timeframe = %s AND ts >= %s AND ts < %s ORDER BY ts, provider",
+            (symbol, timeframe, start, end),
+        )
+
+    def read_bars(self, symbol: str, timeframe: str, start: datetime, end: datetime) -> pd.DataFrame:
+        """Bars with ts in [start, end)."""
+        return self.database.frame(
+            f"SELECT {_columns(BARS)} FROM market.bars "
+            "WHERE symbol = %s AND timeframe = %s AND ts >= %s AND ts < %s ORDER BY ts",
+            (symbol, timeframe, start, end),
+        )
+
+    def read_bars_with_warmup(
+        self, symbol: str, timeframe: str, first_day: date, end_day: date, warmup: int
+    ) -> pd.DataFrame:
+        """The bars of these days, after the last `warmup` bars that end at or before first_day 00:00 UTC, however long
+        ago; fewer where the history is short."""
+        start, end = trading_calendar.slice_bounds(timeframe, first_day, end_day)
+        return self.database.frame(
+            f"""
+            (SELECT {_columns(BARS)} FROM market.bars
+             WHERE symbol = %s AND timeframe = %s AND ts < %s ORDER BY ts DESC LIMIT %s)
+            UNION ALL
+            (SELECT {_columns(BARS)} FROM market.bars
+             WHERE symbol = %s AND timeframe = %s AND ts >= %s AND ts < %s)
+            ORDER BY ts
+            """,
+            (symbol, timeframe, start, warmup, symbol, timeframe, start, end),
+        )
+
+    def read_closes(self, symbols: Sequence[str], timeframe: str, start: datetime, end: datetime) -> pd.DataFrame:
+        """symbol, ts, close and known_at of the bars with ts in [start, end), by symbol and ts."""
+        return self.database.frame(
+            "SELECT symbol, ts, close, known_at FROM market.bars "
+            "WHERE symbol = ANY(%s) AND timeframe = %s AND ts >= %s AND ts < %s ORDER BY symbol, ts",
+            (list(symbols), timeframe, start, end),
+        )
+
+    def read_labels(self, symbols: Sequence[str], timeframe: str) -> pd.DataFrame:
+        """All labels of these symbols at one timeframe, by symbol and ts."""
+        return self.database.frame(
+            f"SELECT {_columns(LABELS)} FROM features.labels WHERE symbol = ANY(%s) AND timeframe = %s "
+            "ORDER BY symbol, ts",
+            (list(symbols), timeframe),
+        )
+
+    def read_correlations(self, first_day: date, end_day: date) -> pd.DataFrame:
+        """The pairs of the days [first_day, end_day)."""
+        return self.read_slice(CORRELATION_MATRIX, symbol=None, first_day=first_day, end_day=end_day)
+
+    def read_square(self, first_day: date, end_day: date) -> pd.DataFrame:
+        """day, timeframe, symbol_a, symbol_b, correlation, n, window_start, window_end of the full matrices."""
+        return self.database.frame(
+            "SELECT day, timeframe, symbol_a, symbol_b, correlation, n, window_start, window_end "
+            "FROM analytics.correlation_square WHERE day >= %s AND day < %s "
+            "ORDER BY day, timeframe, symbol_a, symbol_b",
+            (first_day, end_day),
+        )
+
+    def newest_features(self, symbols: Sequence[str], timeframe: str) -> pd.DataFrame:
+        """The newest row of features.indicators of each of these symbols that has one, in their order."""
+        return self._newest(INDICATOR_ROWS, symbols, timeframe)
+
+    def newest_bars(self, symbols: Sequence[str], timeframe: str) -> pd.DataFrame:
+        """The newest bar of each of these symbols that has one, in their order."""
+        return self._newest(BARS, symbols, timeframe)
+
+    def _newest(self, table: Table, symbols: Sequence[str], timeframe: str) -> pd.DataFrame:
+        return self.database.frame(
+            f"""
+            SELECT newest.* FROM unnest(%s::text[]) WITH ORDINALITY AS wanted (symbol, position)
+            CROSS JOIN LATERAL (
+                SELECT {_columns(table)} FROM {table.qualified} AS stored
+                WHERE stored.symbol = wanted.symbol AND timeframe = %s ORDER BY ts DESC LIMIT 1
+            ) AS newest
+            ORDER BY position
+            """,
+            (list(symbols), timeframe),
+        )
+
+    # Counting and judging
+
+    def unaccounted(self, delivery_ids: Sequence[int]) -> list[str]:
+        """A sentence for each of these deliveries whose counts or stored rows do not add up."""
+        return unaccounted(self.database, delivery_ids)
+
+    def ledger(self, table: Table, symbols: Sequence[str], first_day: date, end_day: date) -> pd.DataFrame:
+        """What was written when: the rows of nexus.slices of these symbols and days, in the columns of SLICES.
+        The symbol of a table by day is the empty text."""
+        return self.database.frame(
+            f"SELECT {_columns(SLICES)} FROM nexus.slices "
+            "WHERE table_name = %s AND symbol = ANY(%s) AND day >= %s AND day < %s ORDER BY symbol, day",
+            (table.qualified, list(symbols), first_day, end_day),
+        )
+
+    def table_counts(self) -> dict[str, int]:
+        """The exact number of rows of each table, by schema.table."""
+        query = " UNION ALL ".join(
+            f"SELECT '{t.qualified}' AS name, count(*) AS rows FROM {t.qualified}" for t in TABLES
+        )
+        return {row["name"]: row["rows"] for row in self.database.rows(query)}
+
+    def bar_counts(self, symbols: Sequence[str], timeframe: str, start: datetime, end: datetime) -> dict[str, int]:
+        """Number of bars with ts in [start, end) by symbol; every symbol is named."""
+        found = self.database.rows(
+            "SELECT symbol, count(*) AS rows FROM market.bars "
+            "WHERE symbol = ANY(%s) AND timeframe = %s AND ts >= %s AND ts < %s GROUP BY symbol",
+            (list(symbols), timeframe, start, end),
+        )
+        return {**dict.fromkeys(symbols, 0), **{row["symbol"]: row["rows"] for row in found}}
+
+    def quarantine_counts(self, symbols: Sequence[str], timeframe: str, start: datetime, end: datetime) -> pd.DataFrame:
+        """symbol, rule and rows: rows in quarantine with ts in [start, end), of both stages."""
+        return self.database.frame(
+            "SELECT symbol, rule, count(*) AS rows FROM market.quarantined_bars "
+            "WHERE symbol = ANY(%s) AND timeframe = %s AND ts >= %s AND ts < %s "
+            "GROUP BY symbol, rule ORDER BY symbol, rule",
+            (list(symbols), timeframe, start, end),
+        )
+
+    def suspect_counts(self, symbols: Sequence[str], timeframe: str, start: datetime, end: datetime) -> pd.DataFrame:
+        """symbol, suspect and rows: flagged bars with ts in [start, end) by their flags."""
+        return self.database.frame(
+            "SELECT symbol, suspect, count(*) AS rows FROM market.bars "
+            "WHERE symbol = ANY(%s) AND timeframe = %s AND ts >= %s AND ts < %s AND suspect IS NOT NULL "
+            "GROUP BY symbol, suspect ORDER BY symbol, suspect",
+            (list(symbols), timeframe, start, end),
+        )
+
+    def null_indicators(
+        self, symbols: Sequence[str], start: datetime, end: datetime, names: Sequence[str]
+    ) -> dict[str, int]:
+        """Number of NULLs of each of these columns among the rows that have their warm-up, over all timeframes; and
+        under `rows` the number of such rows."""
+        counts = ", ".join(f'count(*) - count("{_column(INDICATOR_ROWS, name)}") AS "{name}"' for name in names)
+        return self.database.rows(
+            f"SELECT count(*) AS rows, {counts} FROM features.indicators "
+            "WHERE symbol = ANY(%s) AND ts >= %s AND ts < %s AND slice_start IS NOT NULL",
+            (list(symbols), start, end),
+        )[0]
+
+    def misranked_days(self, first_day: date, end_day: date) -> list[date]:
+        """Days whose ranks are not 1 to the number of their correlations."""
+        found = self.database.rows(
+            """
+            SELECT day FROM (
+                SELECT day, timeframe, count(correlation) AS pairs, 0 AS ranked, 0 AS lowest, 0 AS highest
+                FROM analytics.correlation_matrix WHERE day >= %s AND day < %s GROUP BY day, timeframe
+                UNION ALL
+                SELECT day, timeframe, 0, count(DISTINCT rank), min(rank), max(rank)
+                FROM analytics.pair_rankings WHERE day >= %s AND day < %s GROUP BY day, timeframe
+            ) AS both_tables
+            GROUP BY day, timeframe
+            HAVING sum(pairs) <> sum(ranked) OR sum(highest) <> sum(ranked) OR sum(lowest) <> least(sum(ranked), 1)
+            ORDER BY day
+            """,
+            (first_day, end_day, first_day, end_day),
+        )
+        return sorted({row["day"] for row in found})
+
+    def split_spans(self) -> dict[str, tuple[datetime, datetime]]:
+        """By split: the oldest entry_at and the newest t1 of its rows."""
+        found: list[dict[str, Any]] = self.database.rows(
+            "SELECT split, min(entry_at) AS first, max(coalesce(t1, entry_at)) AS last "
+            "FROM features.dataset_splits GROUP BY split"
+        )
+        return {row["split"]: (row["first"], row["last"]) for row in found}
+
+
+def _columns(table: Table) -> str:
+    return ", ".join(table.column_names)
+
+
+def _column(table: Table, name: str) -> str:
+    if name not in table.column_names:
+        raise KeyError(f"{table.qualified} has no column {name}")
+    return name
