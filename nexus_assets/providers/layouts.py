@@ -28,7 +28,8 @@ _MT5_VOLUMES = ("tickvol", "tick_volume", "volume", "vol")
 _MT5_DAYS = ("%Y.%m.%d", "%Y-%m-%d")
 _CLOCKS = ("%H:%M:%S", "%H:%M")
 _DUKASCOPY_TIMES = ("%d.%m.%Y %H:%M:%S.%f", "%d.%m.%Y %H:%M:%S")
-_UNIX_UNITS = {"unix_s": "s", "unix_ms": "ms"}
+_MICROSECONDS = {"unix_s": 1_000_000, "unix_ms": 1_000}
+_LARGEST_MICROSECONDS = 2.5e17  # the year 9892; beyond it dates end
 _OFFSET_AT_END = r"\d(?:Z|\s*[+-]\d{2}:?\d{2})$"
 
 
@@ -152,17 +153,23 @@ def read_times(source: FilesSource, printed: pd.Series) -> Times:
         return Times(pd.DatetimeIndex(printed).tz_convert("UTC").as_unit("us"), True)
     if pd.api.types.is_datetime64_dtype(printed.dtype):
         return Times(pd.DatetimeIndex(printed).as_unit("us"), False)
-    if source.time_format in _UNIX_UNITS:
-        numbers = pd.Series(pd.to_numeric(printed, errors="coerce"))
-        whole = numbers.where(numbers.abs() < 1e14).astype("float64")
-        return Times(pd.DatetimeIndex(pd.to_datetime(whole, unit=_UNIX_UNITS[source.time_format])).as_unit("us"), False)
+    if source.time_format in _MICROSECONDS:
+        return Times(_since_1970(printed, _MICROSECONDS[source.time_format]), False)
     text = printed.astype("str")
     if source.layout == "generic" and not source.time_format:
         return _iso_times(source, text)
     formats = _formats(source)
     sample = text.iloc[:: max(1, len(text) // 50)]
-    best = max(formats, key=lambda form: int(_parse(sample, form).notna().sum()))
+    best = max(formats, key=lambda form: np.count_nonzero(_parse(sample, form).notna()))
     return Times(_parse(text, best), "%z" in best)
+
+
+def _since_1970(printed: pd.Series, microseconds: int) -> pd.DatetimeIndex:
+    numbers = np.asarray(pd.to_numeric(printed, errors="coerce"), dtype="float64") * microseconds
+    readable = np.abs(numbers) < _LARGEST_MICROSECONDS
+    instants = np.full(len(numbers), np.datetime64("NaT"), dtype="datetime64[us]")
+    instants[readable] = np.round(numbers[readable]).astype("int64").astype("datetime64[us]")
+    return pd.DatetimeIndex(instants)
 
 
 def _formats(source: FilesSource) -> list[str]:

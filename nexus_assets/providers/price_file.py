@@ -163,9 +163,9 @@ def _inside(source: FilesSource, printed: pd.DatetimeIndex) -> np.ndarray:
     wall = printed.tz_localize(None)
     inside = np.ones(len(wall), dtype=bool)
     if source.starts is not None:
-        inside &= np.asarray(wall >= source.starts)
+        inside &= np.asarray(wall >= pd.Timestamp(source.starts))
     if source.ends is not None:
-        inside &= np.asarray(wall < source.ends)
+        inside &= np.asarray(wall < pd.Timestamp(source.ends))
     return inside
 
 

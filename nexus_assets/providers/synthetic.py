@@ -266,8 +266,9 @@ class SyntheticProvider:
     def _bars(self, item: Instrument, request: Request) -> pd.DataFrame:
         start = max(request.start, trading_calendar.day_start(EPOCH))
         # A bar that opens before the end of the range may reach beyond it; a 1d bar has up to 25 hours.
-        end = min(request.end, self._now()) + length(request.timeframe) + timedelta(hours=1)
-        end = min(end, trading_calendar.day_start(LAST_DAY))
+        end = min(request.end, self._now()) + length(request.timeframe) + timedelta(hours=2)
+        # On the hour, so that requests of one moment share their minutes.
+        end = min(end.replace(minute=0, second=0, microsecond=0), trading_calendar.day_start(LAST_DAY))
         if request.end <= start or end <= start:
             return empty_bars()
         minutes = _expected_minutes(item.asset_class, start.replace(second=0, microsecond=0), end)
@@ -285,7 +286,7 @@ class SyntheticProvider:
 
     def _over_and_in_range(self, bars: pd.DataFrame, item: Instrument, request: Request) -> pd.DataFrame:
         ts = pd.DatetimeIndex(bars["ts"])
-        wanted = (ts >= request.start) & (ts < request.end)
-        wanted &= trading_calendar.bar_end(ts, request.timeframe) <= self._now()
+        wanted = np.asarray((ts >= pd.Timestamp(request.start)) & (ts < pd.Timestamp(request.end)))
+        wanted &= np.asarray(trading_calendar.bar_end(ts, request.timeframe) <= pd.Timestamp(self._now()))
         wanted &= ts.isin(trading_calendar.expected(item.asset_class, request.start, request.end, request.timeframe))
         return bars.loc[wanted].reset_index(drop=True)

@@ -5,7 +5,7 @@ A zone is declared, never guessed:
 - `UTC`, `UTC+02:00`: a fixed offset.
 - an IANA name, such as `Europe/Athens` or `America/New_York`.
 - `UTC+02:00 with US DST`, `UTC-05:00 with EU DST`: a standard offset whose clock moves an hour forward at the moments
-  at which New York's, or the European Union's, does. The first is the usual clock of MetaTrader brokers (New York + 7 h).
+  at which New York's, or the European Union's, does. The first is New York + 7 hours, as MetaTrader brokers like it.
 - `in_rows`: every row prints its own offset.
 """
 
@@ -64,15 +64,15 @@ class Zone:
         second = local.tz_localize(self.place, ambiguous=~every, nonexistent="NaT").tz_convert("UTC")
         readable = ~np.asarray(local.isna())
         reasons[np.asarray(first.isna()) & readable] = NONEXISTENT
-        twice = np.asarray((first != second) & ~first.isna())
+        twice = np.asarray((first != second) & np.asarray(first.notna()))
         if not twice.any():
             return first, reasons
-        chosen = first.to_numpy().copy()
+        chosen, seconds = (np.array(index.tz_localize(None)) for index in (first, second))
         for rows in _runs(twice):
             steps_back = np.flatnonzero(np.diff(local.asi8[rows]) <= 0)
             if len(steps_back) == 1:
                 later = rows[steps_back[0] + 1 :]
-                chosen[later] = second.to_numpy()[later]
+                chosen[later] = seconds[later]
             else:
                 chosen[rows] = np.datetime64("NaT")
                 reasons[rows] = AMBIGUOUS
