@@ -17,6 +17,7 @@ from nexus_assets.feature_store import FeatureStore, Pushed, Vector
 from nexus_assets.indicator_table import INDICATOR_NAMES
 from nexus_assets.market_store import MarketStore
 from nexus_assets.redis_contract import Slot, Version
+from nexus_assets.schemas import CORRELATION_MATRIX, PAIR_RANKINGS
 from nexus_assets.settings import Settings
 
 _SHOWN = 5
@@ -140,11 +141,13 @@ def push(
     slots = [Slot(symbol, timeframe) for timeframe in settings.feature_timeframes for symbol in symbols]
     served = feature_store.served(slots)
     frames = [store.newest_features(symbols, timeframe) for timeframe in settings.feature_timeframes]
-    decision = decide(pd.concat([frame for frame in frames if len(frame)] or frames[:1]), served)
+    newest = pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
+    # Without a slice there was too little history: every indicator is NULL, and there is nothing to serve.
+    decision = decide(cast(pd.DataFrame, newest[newest["slice_start"].notna()]), served)
     prices = feature_store.push_prices(store.newest_bars(symbols, settings.base_timeframe), now=now)
     correlations = feature_store.push_correlations(
-        store.newest_correlations(settings.correlation_timeframe),
-        store.newest_rankings(settings.correlation_timeframe, days=2),
+        store.newest_days(CORRELATION_MATRIX, settings.correlation_timeframe),
+        store.newest_days(PAIR_RANKINGS, settings.correlation_timeframe, days=2),
         now=now,
     )
     vectors = feature_store.push_features(decision.vectors)
