@@ -65,12 +65,13 @@ class BatchingPostgresEventLogStorage(PostgresEventLogStorage):
             return
         planned = [event for event in events if event.dagster_event_type == PLANNED]
         others = [event for event in events if event.dagster_event_type != PLANNED]
+        # First, because it is all or nothing: Dagster answers an error by storing the whole batch again, one by one,
+        # and a run whose check was announced twice fails.
+        if planned:
+            self._store_planned(planned)
         # The parent updates the asset of the last event only: one type and one asset at a time.
         for _, group in groupby(sorted(others, key=_type_and_asset), key=_type_and_asset):
             super().store_event_batch(list(group))
-        # Last, because it is all or nothing: Dagster answers an error by storing the whole batch again, one by one.
-        if planned:
-            self._store_planned(planned)
 
     def _store_planned(self, events: Sequence[EventLogEntry]) -> None:
         rows = [self._event_to_row(event) for event in events]
