@@ -23,7 +23,7 @@ def write_env(root: Path, state: ServiceState) -> bool:
     """Write the block into `<root>/.env` (mode 0600) and keep every other line. Returns whether the file changed.
 
     A variable that the user sets outside the block is left out of it: the last assignment would win. The URL of a
-    server that the user named is not copied here either.
+    server that the user named is not copied here either; Dagster's form of it is, where the user does not give one.
 
     Raises:
         ServiceError: a value cannot be written so that every reader understands it, or `.env` cannot be written.

@@ -4,6 +4,7 @@ The server listens on loopback TCP only, with passwords (scram). Everything is c
 is written anew at every start; a user's own settings go into `custom.conf` beside it.
 """
 
+import re
 import shutil
 import signal
 import tempfile
@@ -265,8 +266,9 @@ def _dynamic_shared_memory() -> str:
 
 
 def _last_line(text: str) -> str:
+    """The line of a log that tells most, without its time stamp."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    telling = [line for line in lines if "FATAL" in line or "error" in line.lower() or "PANIC" in line]
+    telling = [match.group() for line in lines if (match := re.search(r"\b(FATAL|PANIC|error):.*", line))]
     return (telling or lines or [""])[-1]
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from nexus_assets.errors import ServiceError
 from nexus_assets.services.lifecycle import heal
 
+_LONGEST_PAUSE = 5.0
+
 
 class Supervisor:
     """A thread that looks at both servers every `interval` seconds and starts again what has died.
@@ -15,7 +17,7 @@ class Supervisor:
     something was restarted or could not be.
     """
 
-    def __init__(self, home: Path, *, report: Callable[[str], None], interval: float = 0.5) -> None:
+    def __init__(self, home: Path, *, report: Callable[[str], None], interval: float = 0.25) -> None:
         self._home = home.resolve()
         self._report = report
         self._interval = interval
@@ -43,13 +45,14 @@ class Supervisor:
         self.stop()
 
     def _watch(self) -> None:
-        last_failure = ""
-        while not self._ending.wait(self._interval):
+        last_failure, pause = "", self._interval
+        while not self._ending.wait(pause):
             try:
                 started = heal(self._home)
-                last_failure = ""
+                last_failure, pause = "", self._interval
             except (ServiceError, OSError) as error:
-                # The next round tries again; the same failure is reported once.
+                # The next round tries again, later and later; the same failure is reported once.
+                pause = min(2 * pause, _LONGEST_PAUSE)
                 if str(error) != last_failure:
                     last_failure = str(error)
                     self._report(f"A server could not be restarted: {error}")
