@@ -261,8 +261,9 @@ def _windows(rows: pd.DataFrame, timeframe: str, first_day: date, end_day: date)
 
 def _chosen(windows: pd.DataFrame, instrument: Instrument, priority: Sequence[str]) -> np.ndarray:
     """Whether each row is of the provider chosen for its window and trading day."""
-    order = [*priority, *sorted(set(windows["provider"]) - set(priority))]
-    rank = np.array([order.index(name) for name in windows["provider"]], dtype="int64")
+    code, present = pd.factorize(windows["provider"])
+    order = [*priority, *sorted(set(present) - set(priority))]
+    rank = np.array([order.index(name) for name in present], dtype="int64")[code]
     eligible = np.asarray(windows["instrument_kind"] == instrument.kind) | (rank < min(len(priority), 1))
     ranked = pd.Series(np.where(eligible, rank, len(order)))
     best = ranked.groupby([windows["day"], windows["trading_day"]]).transform("min").to_numpy()
@@ -309,7 +310,8 @@ def _large_moves(rows: pd.DataFrame, has_next: np.ndarray) -> np.ndarray:
     move = np.full(len(rows), np.nan)
     later = np.flatnonzero(has_next) + 1
     move[later] = np.abs(talib.LN(close[later] / close[later - 1])) if len(later) else np.nan
-    median = pd.Series(move).groupby(rows["day"].to_numpy()).transform("median").to_numpy()
+    window = np.cumsum(np.append(True, ~has_next[:-1]))
+    median = pd.Series(move).groupby(window).transform("median").to_numpy()
     return (median > 0) & (move > LARGE_MOVE_MULTIPLE * median)
 
 

@@ -35,12 +35,13 @@ def broken_rules(rows: pd.DataFrame, instrument: Instrument, timeframe: str) -> 
     Returns:
         One name per row; "" for a row that breaks none.
     """
-    first, high, low, last = (rows[name].to_numpy(dtype="float64") for name in PRICES)
-    lowest, highest = np.minimum(low, np.minimum(first, last)), np.maximum(high, np.maximum(first, last))
+    prices = rows[list(PRICES)].to_numpy(dtype="float64")
+    high, low = prices[:, PRICES.index("high")], prices[:, PRICES.index("low")]
+    lowest, highest = prices.min(axis=1), prices.max(axis=1)
     ts = pd.DatetimeIndex(rows["ts"])
     # Every comparison with NaN is false, so a row that is not finite breaks that rule and no later one.
     broken = {
-        "not_finite": ~(np.isfinite(first) & np.isfinite(high) & np.isfinite(low) & np.isfinite(last)),
+        "not_finite": ~np.isfinite(prices).all(axis=1),
         "not_positive": lowest <= 0,
         "high_low": (high < highest) | (low > lowest),
         "off_grid": np.asarray(trading_calendar.bar_open_of(ts, timeframe) != ts),
@@ -72,7 +73,7 @@ def quarantine(rows: pd.DataFrame, rules: np.ndarray, instrument: Instrument) ->
     """
     if rows.empty:
         return QUARANTINED_BARS.empty()
-    records = rows.to_dict("records")
+    records = [{str(name): value for name, value in record.items()} for record in rows.to_dict("records")]
     origin = [f"delivery {record['delivery_id']}" for record in records]
     content = [json.dumps({name: _json(record[name]) for name in _CONTENT}) for record in records]
     hashes = [hashlib.sha256(f"{o}\n{c}".encode()).hexdigest()[:32] for o, c in zip(origin, content, strict=True)]
