@@ -91,7 +91,9 @@ class PushReport:
         parts.append(_listed("price", [slot.symbol for slot in self.prices.written]))
         parts += [f"{slot.symbol} of {day:%Y-%m-%d}" for slot, day in self.correlations.written.items()]
         pushed = [part for part in parts if part]
-        text = f"Pushed {'; '.join(pushed)}." if pushed else f"Nothing new: {len(self.current)} vectors are served."
+        same = len(self.current)
+        nothing = f"Nothing new: {same} vector{'' if same == 1 else 's'} served as stored."
+        text = f"Pushed {'; '.join(pushed)}." if pushed else nothing
         if self.ahead:
             text += (
                 f" Redis is ahead of the database for {_shortened([str(slot) for slot in self.ahead])}; "
@@ -111,7 +113,7 @@ class PushReport:
         if self.failed:
             reasons = [f"{name}: {reason}" for name, reason in self.failed.items()]
             raise FeatureStoreError(
-                f"{len(self.failed)} values could not be pushed ({_shortened(reasons)}). {self.sentence}",
+                f"Not pushed: {_shortened(reasons)} {self.sentence}",
                 next_step="They are tried again with the next push.",
             )
 

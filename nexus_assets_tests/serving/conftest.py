@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
 
 from nexus_assets.feature_store import FeatureStore
 
@@ -20,3 +21,9 @@ def features(redis_url: str) -> Iterator[FeatureStore]:
     store = FeatureStore(redis_url)
     yield store
     store.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more try at once, instead of waiting for a restart."""
+    monkeypatch.setattr("nexus_assets.redis_connection._RETRY", (NoBackoff(), 1))

@@ -14,7 +14,6 @@ from pathlib import Path
 import orjson
 import pytest
 import redis
-from redis.backoff import NoBackoff
 
 from nexus_assets.errors import FeatureStoreError
 from nexus_assets.feature_store import FeatureStore
@@ -78,12 +77,6 @@ def test_a_row_that_cannot_be_served_keeps_no_other_from_being_served(features: 
     pushed = features.push_features(frame)
     assert set(features.latest(["EURUSD", "GBPUSD", "USDJPY"])) == {"EURUSD", "USDJPY"}
     assert "mom_10 of GBPUSD 1h 2024-01-04T10:00:00Z is inf" in pushed.failed["GBPUSD 1h"]
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One more try at once, instead of waiting for a restart."""
-    monkeypatch.setattr("nexus_assets.redis_connection._RETRY", (NoBackoff(), 1))
 
 
 @pytest.mark.usefixtures("impatient")
