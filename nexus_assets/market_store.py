@@ -180,6 +180,23 @@ class MarketStore:
         """The newest bar of each of these symbols that has one, in their order."""
         return self._newest(BARS, symbols, timeframe)
 
+    def newest_days(self, table: Table, timeframe: str, days: int = 1) -> pd.DataFrame:
+        """The rows of a timeframe on the newest `days` days that have any, of a table by day."""
+        name = table.qualified
+        return self.database.frame(
+            f"""
+            WITH RECURSIVE newest (day, position) AS (
+                SELECT max(day), 1 FROM {name} WHERE timeframe = %s
+                UNION ALL
+                SELECT (SELECT max(day) FROM {name} WHERE timeframe = %s AND day < newest.day), position + 1
+                FROM newest WHERE position < %s AND day IS NOT NULL
+            )
+            SELECT {_columns(table)} FROM {name}
+            WHERE timeframe = %s AND day IN (SELECT day FROM newest) ORDER BY {", ".join(table.key)}
+            """,
+            (timeframe, timeframe, days, timeframe),
+        )
+
     def _newest(self, table: Table, symbols: Sequence[str], timeframe: str) -> pd.DataFrame:
         return self.database.frame(
             f"""
