@@ -27,7 +27,7 @@ from nexus_assets.providers.interface import Delivery, Request, bar_frame, empty
 from nexus_assets.timeframes import TIMEFRAMES, length
 
 EPOCH = date(2000, 1, 1)
-LAST_DAY = date(2100, 1, 1)
+LAST_DAY = date(2069, 1, 1)
 DAY_MINUTES = 1440
 REVERSION_DAYS = 500.0
 """Time constant with which a factor returns to zero; it keeps prices plausible over decades."""
