@@ -2,17 +2,18 @@
 
 import dagster as dg
 
-from nexus_assets import assets, checks, resources, sensors
+from nexus_assets import assets, checks, resources
 from nexus_assets.io_managers import timescale_io_manager
 from nexus_assets.jobs import JOBS
 from nexus_assets.schedules import SCHEDULES
+from nexus_assets.sensors import feature_store_sensor
 
 defs = dg.Definitions(
     assets=dg.load_assets_from_package_module(assets),
     asset_checks=dg.load_asset_checks_from_modules([checks]),
     jobs=JOBS,
     schedules=SCHEDULES,
-    sensors=dg.load_definitions_from_module(sensors).sensors,
+    sensors=[feature_store_sensor],
     resources={
         "market_store": resources.market_store,
         "feature_store": resources.feature_store,

@@ -37,7 +37,7 @@ class TimescaleIOManager(dg.IOManager):
         """Write the frame, and attach row count and time range to the materialisation."""
         target = _table(context.asset_key)
         if not context.has_asset_partitions:
-            self._store.replace_all(target, obj)
+            self._store.replace_all(target, obj, code_version=_code_version(context))
         else:
             self._write_partitions(context, target, obj)
         context.add_output_metadata({"dagster/row_count": len(obj), **_time_range(target, obj)})
@@ -54,6 +54,7 @@ class TimescaleIOManager(dg.IOManager):
                     timeframes=settings().timeframes,
                     first_day=first_day,
                     end_day=end_day,
+                    code_version=_code_version(context),
                 )
 
     def load_input(self, context: dg.InputContext) -> pd.DataFrame:
@@ -85,6 +86,11 @@ def _table(key: dg.AssetKey) -> Table:
             f"No table is declared for the asset {key.to_user_string()}.",
             next_step=f"Add {name} to nexus_assets/schemas.py and a migration, or use another IO manager.",
         ) from None
+
+
+def _code_version(context: dg.OutputContext) -> int | None:
+    version = context.asset_spec.code_version
+    return int(version) if version and version.isdecimal() else None
 
 
 def _stretches(keys: Iterable[str]) -> dict[str | None, list[tuple[date, date]]]:

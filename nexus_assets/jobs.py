@@ -5,7 +5,6 @@ What belongs here: selections of assets. When they run is in schedules.py.
 
 import dagster as dg
 
-from nexus_assets.partitions import DAYS, SYMBOL_DAYS
 from nexus_assets.schemas import (
     BARS,
     CORRELATION_MATRIX,
@@ -25,21 +24,18 @@ def _selection(*tables: Table) -> dg.AssetSelection:
 market_update = dg.define_asset_job(
     "market_update",
     selection=_selection(RAW_OHLC, BARS, INDICATOR_ROWS, LABELS),
-    partitions_def=SYMBOL_DAYS,
     description="Prices, bars, indicators and labels of symbols and days; hourly for yesterday and today.",
 )
 
 market_healing = dg.define_asset_job(
     "market_healing",
     selection=_selection(RAW_OHLC, BARS, INDICATOR_ROWS, LABELS),
-    partitions_def=SYMBOL_DAYS,
     description="The same, for slices of the last days that are missing, immature or stale.",
 )
 
 daily_correlation = dg.define_asset_job(
     "daily_correlation",
     selection=_selection(CORRELATION_MATRIX, PAIR_RANKINGS),
-    partitions_def=DAYS,
     description="Correlations and ranked pairs of a day.",
 )
 

@@ -1,6 +1,6 @@
 """What has to be materialised: missing, immature or stale slices, decided from the ledger of written slices.
 
-What belongs here: decisions over frames; no Dagster, no writing. Staleness is judged generously: a slice is repeated
+What belongs here: decisions; nothing is written or started. Staleness is judged generously: a slice is repeated
 when anything it may have read changed after it was written. Repeating one is harmless, because equal content is left
 untouched.
 """
@@ -12,16 +12,17 @@ from datetime import date, datetime, timedelta
 from math import ceil
 from typing import ClassVar
 
-import pandas as pd
-
 from nexus_assets import trading_calendar
 from nexus_assets.backfill import Rectangle
 from nexus_assets.indicator_table import INDICATORS_VERSION, WARMUP_BARS
 from nexus_assets.instruments import instrument
+from nexus_assets.market_store import MarketStore
 from nexus_assets.partitions import consecutive, days_between
 from nexus_assets.schemas import (
+    ASSET_TABLES,
     BARS,
     CORRELATION_MATRIX,
+    DATASET_SPLITS,
     INDICATOR_ROWS,
     LABELS,
     PAIR_RANKINGS,
@@ -29,6 +30,7 @@ from nexus_assets.schemas import (
     Table,
 )
 from nexus_assets.settings import Settings
+from nexus_assets.slice_ledger import ALL_SYMBOLS, WHOLE_TABLE
 from nexus_assets.timeframes import minutes
 from nexus_assets.transforms.correlations import CORRELATIONS_VERSION, RANKINGS_VERSION, look_back_days
 from nexus_assets.transforms.labels import LABELS_VERSION
@@ -87,11 +89,23 @@ class Ledger:
     rows: Mapping[tuple[str, str, date], tuple[datetime, datetime, int, bool, int]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, frame: pd.DataFrame) -> "Ledger":
-        """From the rows of nexus.slices."""
-        keys = zip(frame["table_name"], frame["symbol"], frame["day"], strict=True)
-        values = zip(*(frame[name] for name in cls._VALUES), strict=True)
-        return cls(dict(zip(keys, values, strict=True)))
+    def read(cls, store: MarketStore, symbols: Collection[str], first_day: date, end_day: date) -> "Ledger":
+        """What is stored about every asset's slices on these days, and about tables that are written as a whole."""
+        whole = store.ledger(DATASET_SPLITS, [ALL_SYMBOLS], WHOLE_TABLE, WHOLE_TABLE + timedelta(days=1))
+        frames = [
+            whole,
+            *(store.ledger(table, [*symbols, ALL_SYMBOLS], first_day, end_day) for table in ASSET_TABLES),
+        ]
+        rows = {}
+        for frame in frames:
+            keys = zip(frame["table_name"], frame["symbol"], frame["day"], strict=True)
+            values = zip(*(frame[name] for name in cls._VALUES), strict=True)
+            rows.update(zip(keys, values, strict=True))
+        return cls(rows)
+
+    def newest_change(self, table: str) -> datetime | None:
+        """When the content of any slice of a table last changed, as far as it was read."""
+        return max((row[1] for key, row in self.rows.items() if key[0] == table), default=None)
 
     def written(self, table: str, symbol: str, day: date) -> datetime | None:
         """When the slice was last written; None if never, or by another version of the code."""
@@ -162,11 +176,11 @@ def stale_days(
     table, reach = target.qualified, correlation_reach(config)
     found = set()
     for day in days_between(first_day, end_day):
-        written = ledger.written(table, "", day)
+        written = ledger.written(table, ALL_SYMBOLS, day)
         window = days_between(day - timedelta(days=reach), day + timedelta(days=1))
         if (
             written is None
-            or not ledger.complete(table, "", day)
+            or not ledger.complete(table, ALL_SYMBOLS, day)
             or any(ledger.changed_since(BARS.qualified, symbol, window, written) for symbol in symbols)
         ):
             found.add(day)

@@ -36,7 +36,7 @@ def open_feature_store(config: Settings) -> FeatureStore:
         raise SettingsError(
             "NEXUS_REDIS_URL is not set.", next_step="Run `nexus up`, which writes .env, or set it yourself."
         )
-    return FeatureStore(config.redis_url.get_secret_value())
+    return FeatureStore(config.redis_url.get_secret_value(), serving_timeframe=config.serving_timeframe)
 
 
 def open_sources(config: Settings) -> Sources:

@@ -94,7 +94,7 @@ def daily_healing(
 def healing_rectangles(store: MarketStore, config: Settings, symbols: tuple[str, ...], today: date) -> list[Rectangle]:
     """What healing would run: the union over the stages, because one run holds them all."""
     first = max(config.start_day, today - timedelta(days=config.healing_days))
-    ledger = Ledger.of(store.ledger(symbols, load_from(config, first), today + timedelta(days=1)))
+    ledger = Ledger.read(store, symbols, load_from(config, first), today + timedelta(days=1))
     tables = (*PRICES, *FEATURES)
     cells = set().union(*(stale_cells(ledger, table, symbols, first, today, config=config) for table in tables))
     return cover(cells, config.symbols, tables)

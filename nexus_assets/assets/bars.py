@@ -24,6 +24,9 @@ from nexus_assets.slices import finish, materialise, rows_by_day
 from nexus_assets.transforms import plots
 from nexus_assets.transforms.bars import MadeBars, make_bars
 
+BARS_VERSION = 1
+"""Raised whenever a bar, its flags or the rules of quarantine may change."""
+
 ACCOUNTED = dg.AssetCheckSpec(
     "every_raw_row_accounted_for",
     asset=BARS.asset_key,
@@ -33,7 +36,7 @@ ACCOUNTED = dg.AssetCheckSpec(
 
 
 @dg.asset(
-    **declared(BARS, version=1),
+    **declared(BARS, version=BARS_VERSION),
     partitions_def=SYMBOL_DAYS,
     deps=[RAW_OHLC.asset_key],
     description=__doc__,
@@ -57,6 +60,7 @@ def bars(
             timeframes=settings().timeframes,
             first_day=piece.first_day,
             end_day=piece.end_day,
+            code_version=BARS_VERSION,
         )
         base = int((made.bars["timeframe"] == settings().base_timeframe).sum())
         if raw_rows != base + len(made.quarantined) + made.other_provider_rows + made.unfinished_rows:

@@ -55,6 +55,7 @@ def indicators(
             timeframes=settings().feature_timeframes,
             first_day=piece.first_day,
             end_day=piece.end_day,
+            code_version=INDICATORS_VERSION,
         )
         return describe(frame, piece)
 

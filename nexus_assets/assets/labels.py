@@ -63,6 +63,7 @@ def labels(
             first_day=piece.first_day,
             end_day=piece.end_day,
             complete=complete,
+            code_version=transform.LABELS_VERSION,
         )
         described = rows_by_day(frame, piece.days)
         for day, values in described.items():

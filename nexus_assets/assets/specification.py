@@ -1,10 +1,15 @@
 """What every asset of this project declares alike: key, owners, kinds, partitions, columns."""
 
+import warnings
 from typing import Any
 
 import dagster as dg
 
 from nexus_assets.schemas import Table
+
+# Two features of Dagster that are marked as beta and that this project needs; the version is pinned.
+for _feature in ("Parameter `backfill_policy` of function `asset`", "Class `MultiToSingleDimensionPartitionMapping`"):
+    warnings.filterwarnings("ignore", message=_feature, category=dg.BetaWarning)
 
 OWNERS = ["team:market-data"]
 

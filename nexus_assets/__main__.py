@@ -1,0 +1,5 @@
+"""`python -m nexus_assets` is `nexus`."""
+
+from nexus_assets.cli import main
+
+main()

@@ -1,0 +1,196 @@
+"""`nexus ...`: the command line. Thin: each command is a few calls, and every error of ours is one sentence and a
+next step.
+"""
+
+import json
+import sys
+from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table as Grid
+
+from nexus_assets import services
+from nexus_assets.errors import NexusError, SettingsError
+from nexus_assets.session import CONSOLE, bring_up, home, say
+from nexus_assets.settings import apply_dotenv, load_settings, project_root, settings
+
+app = typer.Typer(
+    help="Market data as a Dagster asset graph. `nexus run` starts everything and opens the UI.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+class Stage(StrEnum):
+    """Parts of the graph that `nexus backfill --select` names."""
+
+    PRICES = "prices"
+    FEATURES = "features"
+    ANALYTICS = "analytics"
+    SPLITS = "splits"
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        app()
+    except NexusError as error:
+        CONSOLE.print(f"[red]Error:[/red] {escape(error.fact)}", soft_wrap=True)
+        if error.next_step:
+            CONSOLE.print(f"[bold]Next:[/bold] {escape(error.next_step)}", soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@app.command()
+def up(
+    switch: Annotated[bool, typer.Option(help="Choose the PostgreSQL anew, although there is data.")] = False,
+) -> None:
+    """Start PostgreSQL and Redis, write .env, bring the schema up to date. Can be repeated at any time."""
+    _, _, state = bring_up(switch=switch)
+    say(f"PostgreSQL: {state.postgres}, {state.edition}. Redis: {state.redis}. Addresses are in .env.")
+    say("Next: `nexus run` for everything with the UI, or `dagster dev` in this folder.")
+
+
+@app.command()
+def down(
+    purge: Annotated[bool, typer.Option(help="Also remove data, programs, passwords and our block of .env.")] = False,
+) -> None:
+    """Stop PostgreSQL and Redis."""
+    root = project_root()
+    apply_dotenv(root)
+    stopped = services.down(home(root, load_settings()), purge=purge, progress=say)
+    say(f"Stopped {' and '.join(stopped)}." if stopped else "Nothing was running.")
+
+
+@app.command()
+def status(as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
+    """Servers, sizes, rows per table, and what Redis serves."""
+    from nexus_assets.overview import overview
+
+    root = project_root()
+    apply_dotenv(root)
+    facts = overview(home(root, load_settings()), settings())
+    if as_json:
+        print(json.dumps(facts.as_dict(), indent=2, default=str))
+    else:
+        facts.print()
+    raise typer.Exit(0 if facts.all_running else 1)
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
+    """Check the whole installation, in the order in which things fail. Exit code 1 if anything failed."""
+    from nexus_assets.doctor import Finding, examine
+
+    root = project_root()
+    apply_dotenv(root)
+    marks = {"ok": "[green]ok[/green]", "warning": "[yellow]warning[/yellow]", "failed": "[red]failed[/red]"}
+    findings: list[Finding] = []
+    for finding in examine(root):
+        findings.append(finding)
+        if not as_json:
+            mark = marks.get(finding.verdict, finding.verdict)
+            remedy = f"  [bold]->[/bold] {escape(finding.remedy)}" if finding.remedy else ""
+            CONSOLE.print(f"{finding.name:16} {mark}  {escape(finding.fact)}{remedy}", soft_wrap=True)
+    healthy = not any(finding.verdict == "failed" for finding in findings)
+    if as_json:
+        print(json.dumps({"healthy": healthy, "findings": [f.as_dict() for f in findings]}, indent=2))
+    raise typer.Exit(0 if healthy else 1)
+
+
+@app.command()
+def migrate(plan: Annotated[bool, typer.Option(help="Show what would be applied; change nothing.")] = False) -> None:
+    """Bring the database to the schema of this version."""
+    from nexus_assets import migrations
+    from nexus_assets.resources import open_market_store
+
+    root = project_root()
+    apply_dotenv(root)
+    config = settings()
+    database = open_market_store(config).database
+    if plan:
+        for step in migrations.plan(database, root):
+            print(f"{'pending' if step.pending else 'applied'}  {step.kind:10} {step.file}")
+        return
+    report = migrations.migrate(database, root, config, say)
+    for message in report.messages:
+        say(message)
+    say(f"The schema is at version {report.version}; {len(report.applied)} files were applied.")
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no day; write it as 2024-01-31") from None
+
+
+@app.command()
+def backfill(
+    first_day: Annotated[str, typer.Option("--from", help="First UTC day, such as 2024-01-01.")],
+    end_day: Annotated[str, typer.Option("--to", help="UTC day after the last.")],
+    symbols: Annotated[str, typer.Option(help="Comma-separated; all of NEXUS_SYMBOLS by default.")] = "",
+    select: Annotated[list[Stage] | None, typer.Option(help="Part of the graph; repeatable; all by default.")] = None,
+    again: Annotated[bool, typer.Option(help="Also repeat slices that are there and up to date.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; start nothing.")] = False,
+) -> None:
+    """Load what is missing or stale in a range of days, as few large runs. Repeat it to resume."""
+    from nexus_assets.instruments import in_catalogue_order
+    from nexus_assets.loading import Extent, plan_stage
+    from nexus_assets.resources import open_market_store
+    from nexus_assets.session import load_through_daemon, preflight
+
+    root, config, _ = bring_up()
+    served = preflight(config).symbols
+    wanted = in_catalogue_order(symbols.replace(",", " ").split()) if symbols else served
+    unknown = [symbol for symbol in wanted if symbol not in served]
+    if unknown:
+        raise SettingsError(
+            f"No source serves {', '.join(unknown)}, or NEXUS_SYMBOLS does not name them.",
+            next_step="Declare a source in sources.toml, or name other symbols.",
+        )
+    stages = tuple(stage.value for stage in Stage if select is None or stage in select)
+    last = min(_day(end_day), datetime.now(UTC).date() + timedelta(days=1))
+    extent = Extent(wanted, max(_day(first_day), config.start_day), last, stages, again)
+    if extent.first_day >= extent.end_day:
+        raise SettingsError(
+            f"There is no day from {extent.first_day} (included) to {extent.end_day} (not included).",
+            next_step="Name an end after the start; NEXUS_START_DAY is the earliest day, today the last.",
+        )
+    store = open_market_store(config)
+    if dry_run:
+        grid = Grid("stage", "assets", "symbols", "from", "to", "partitions", title="Plan, from what is stored now")
+        for stage in stages:
+            for piece in plan_stage(store, config, extent, stage):
+                count = f"{piece.partitions * len(piece.assets):,}"
+                grid.add_row(
+                    stage, ", ".join(piece.assets), piece.lane, str(piece.first_day), str(piece.end_day), count
+                )
+        CONSOLE.print(grid)
+        say("A later stage grows by what an earlier one changes.")
+        return
+    raise typer.Exit(load_through_daemon(root, config, extent))
+
+
+@app.command()
+def demo() -> None:
+    """Load a market through Dagster's daemon, without a UI, and sum it up. Can be repeated at any time."""
+    from nexus_assets.session import run_demo
+
+    raise typer.Exit(run_demo())
+
+
+@app.command()
+def run(
+    port: Annotated[int | None, typer.Option(help="Port of the UI; NEXUS_WEBSERVER_PORT, or 3000, by default.")] = None,
+) -> None:
+    """Start everything, open the UI, load a market through it, and serve until Ctrl-C."""
+    from nexus_assets.session import serve_market
+
+    serve_market(port)

@@ -1,0 +1,160 @@
+"""Loading a market: planning what is missing, submitting it as runs, following them. Used by run, demo and backfill.
+
+What belongs here: the order of the stages. What is stale is decided in planning.py, how a run is queued in backfill.py.
+Each stage is planned when the one before it is over, from what is stored then, so a load that was interrupted goes on
+where it stopped and never repeats a finished slice.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from itertools import chain
+
+import dagster as dg
+from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
+from rich.console import Console
+
+from nexus_assets.backfill import PLAN_TAG, Rectangle, split_rectangles, submit
+from nexus_assets.backfill_progress import FailedRun, follow
+from nexus_assets.jobs import daily_correlation, market_update, split_labels
+from nexus_assets.market_store import MarketStore
+from nexus_assets.partitions import days_between
+from nexus_assets.planning import (
+    ANALYTICS,
+    FEATURES,
+    PRICES,
+    Cell,
+    Ledger,
+    asset_names,
+    correlation_reach,
+    cover,
+    day_rectangles,
+    load_from,
+    stale_cells,
+    stale_days,
+)
+from nexus_assets.schemas import DATASET_SPLITS, LABELS, Table
+from nexus_assets.settings import Settings
+from nexus_assets.slice_ledger import ALL_SYMBOLS, WHOLE_TABLE
+
+STAGES: tuple[str, ...] = ("prices", "features", "analytics", "splits")
+WORTH_SPLITTING = 300
+"""Partitions of an asset from which two runs side by side beat one: a run takes seconds to start."""
+
+JOBS = {
+    "prices": market_update.name,
+    "features": market_update.name,
+    "analytics": daily_correlation.name,
+    "splits": split_labels.name,
+}
+
+Announce = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What to load: these symbols, features and analytics of [first_day, end_day), and the prices they need."""
+
+    symbols: tuple[str, ...]
+    first_day: date
+    end_day: date
+    stages: tuple[str, ...] = STAGES
+    again: bool = False
+
+
+@dataclass
+class LoadReport:
+    """What a load did."""
+
+    materializations: int = 0
+    runs: int = 0
+    failed: list[FailedRun] = field(default_factory=list)
+
+
+def plan_stage(store: MarketStore, config: Settings, extent: Extent, stage: str) -> list[Rectangle]:
+    """The runs that a stage needs now; none if everything is there."""
+    prices_from = load_from(config, extent.first_day)
+    ledger = Ledger.read(store, config.symbols, prices_from - timedelta(days=correlation_reach(config)), extent.end_day)
+    if stage == "prices":
+        return _split(_cells(ledger, PRICES, extent, prices_from, config), config, PRICES)
+    if stage == "features":
+        return _split(_cells(ledger, FEATURES, extent, extent.first_day, config), config, FEATURES)
+    if stage == "analytics":
+        days = set(days_between(extent.first_day, extent.end_day))
+        if not extent.again:
+            days = set(
+                chain.from_iterable(
+                    stale_days(ledger, table, config.symbols, extent.first_day, extent.end_day, config=config)
+                    for table in ANALYTICS
+                )
+            )
+        return day_rectangles(days, ANALYTICS)
+    written = ledger.written(DATASET_SPLITS.qualified, ALL_SYMBOLS, WHOLE_TABLE)
+    newest = ledger.newest_change(LABELS.qualified)
+    if extent.again or written is None or (newest is not None and newest > written):
+        return [Rectangle((), extent.first_day, extent.end_day, assets=asset_names([DATASET_SPLITS]))]
+    return []
+
+
+def _cells(ledger: Ledger, tables: Sequence[Table], extent: Extent, first_day: date, config: Settings) -> set[Cell]:
+    if extent.again:
+        return {(symbol, day) for symbol in extent.symbols for day in days_between(first_day, extent.end_day)}
+    return set().union(
+        *(stale_cells(ledger, table, extent.symbols, first_day, extent.end_day, config=config) for table in tables)
+    )
+
+
+def _split(cells: set[Cell], config: Settings, tables: Sequence[Table]) -> list[Rectangle]:
+    pieces = []
+    for rectangle in cover(cells, config.symbols, tables):
+        parallel = 2 if rectangle.partitions >= WORTH_SPLITTING else 1
+        for piece in split_rectangles(rectangle.symbols, rectangle.first_day, rectangle.end_day, parallel=parallel):
+            pieces.append(Rectangle(piece.symbols, piece.first_day, piece.end_day, assets=rectangle.assets))
+    return pieces
+
+
+def load(
+    instance: dg.DagsterInstance,
+    repository: dg.RepositoryDefinition,
+    store: MarketStore,
+    config: Settings,
+    extent: Extent,
+    *,
+    announce: Announce,
+    console: Console | None = None,
+) -> LoadReport:
+    """Bring everything in the extent up to date, through the daemon's queue.
+
+    Runs of an earlier load that are still under way are waited for first. A run that fails does not keep the later
+    stages from computing what they can.
+
+    Raises:
+        BackfillError: there is no daemon, or partitions are asked for that do not exist.
+    """
+    report = LoadReport()
+    _await_earlier(instance, announce, console)
+    plan = f"load {datetime.now(UTC).isoformat(timespec='seconds')}"
+    for stage in extent.stages:
+        rectangles = plan_stage(store, config, extent, stage)
+        if not rectangles:
+            announce(f"{stage}: everything is there")
+            continue
+        count = sum(rectangle.partitions * len(rectangle.assets) for rectangle in rectangles)
+        announce(f"{stage}: {count:,} partitions in {len(rectangles)} runs")
+        runs = submit(instance, repository, JOBS[stage], rectangles, plan=plan)
+        outcome = follow(instance, runs, console=console)
+        report.materializations += outcome.materializations
+        report.runs += len(runs)
+        report.failed += outcome.failed
+    return report
+
+
+def _await_earlier(instance: dg.DagsterInstance, announce: Announce, console: Console | None) -> None:
+    waiting = [
+        run.run_id
+        for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED, *IN_PROGRESS_RUN_STATUSES]))
+        if PLAN_TAG in run.tags
+    ]
+    if waiting:
+        announce(f"{len(waiting)} runs of an earlier load are under way; waiting for them")
+        follow(instance, waiting, console=console)
