@@ -11,7 +11,7 @@ from nexus_assets.errors import ServiceError
 from nexus_assets.services import ServiceState, down, status
 from nexus_assets.services.accounts import make_account
 from nexus_assets.services.installation import find_installed
-from nexus_assets.services.timescale_debian import adapt
+from nexus_assets.services.timescale_debian import timescaledb_in
 from nexus_assets_tests.services.conftest import Place, query
 
 pytestmark = pytest.mark.timescaledb
@@ -111,7 +111,7 @@ def test_a_moved_tree_runs_again_from_its_new_place(tree: Path) -> None:
     shutil.copytree(tree, copy, symlinks=True)
     try:
         assert str(tree).encode() in (copy / "usr/lib/postgresql/17/bin/postgres").read_bytes()
-        found = adapt(copy, make_account(print))
+        found = timescaledb_in(copy, make_account(print))
         assert found.bin_dir.is_relative_to(copy)
         assert found.version.startswith("17.")
         assert str(copy).encode() in (found.bin_dir / "postgres").read_bytes()
