@@ -15,7 +15,7 @@ from rich.table import Table as Grid
 from nexus_assets import services
 from nexus_assets.errors import NexusError, SettingsError
 from nexus_assets.session import CONSOLE, bring_up, home, say
-from nexus_assets.settings import apply_dotenv, load_settings, project_root, settings
+from nexus_assets.settings import apply_dotenv, project_root, settings
 
 app = typer.Typer(
     help="Market data as a Dagster asset graph. `nexus run` starts everything and opens the UI.",
@@ -47,6 +47,12 @@ def main() -> None:
         sys.exit(130)
 
 
+@app.callback()
+def prepare(context: typer.Context) -> None:
+    """Every command sees .env first, as `dagster dev` does."""
+    context.obj = apply_dotenv(project_root())
+
+
 @app.command()
 def up(
     switch: Annotated[bool, typer.Option(help="Choose the PostgreSQL anew, although there is data.")] = False,
@@ -63,8 +69,7 @@ def down(
 ) -> None:
     """Stop PostgreSQL and Redis."""
     root = project_root()
-    apply_dotenv(root)
-    stopped = services.down(home(root, load_settings()), purge=purge, progress=say)
+    stopped = services.down(home(root, settings()), purge=purge, progress=say)
     say(f"Stopped {' and '.join(stopped)}." if stopped else "Nothing was running.")
 
 
@@ -73,9 +78,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="For machines.")
     """Servers, sizes, rows per table, and what Redis serves."""
     from nexus_assets.overview import overview
 
-    root = project_root()
-    apply_dotenv(root)
-    facts = overview(home(root, load_settings()), settings())
+    facts = overview(home(project_root(), settings()), settings())
     if as_json:
         print(json.dumps(facts.as_dict(), indent=2, default=str))
     else:
@@ -84,15 +87,15 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="For machines.")
 
 
 @app.command()
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
+def doctor(
+    context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False
+) -> None:
     """Check the whole installation, in the order in which things fail. Exit code 1 if anything failed."""
     from nexus_assets.doctor import Finding, examine
 
-    root = project_root()
-    apply_dotenv(root)
     marks = {"ok": "[green]ok[/green]", "warning": "[yellow]warning[/yellow]", "failed": "[red]failed[/red]"}
     findings: list[Finding] = []
-    for finding in examine(root):
+    for finding in examine(project_root(), context.obj):
         findings.append(finding)
         if not as_json:
             mark = marks.get(finding.verdict, finding.verdict)
@@ -110,9 +113,7 @@ def migrate(plan: Annotated[bool, typer.Option(help="Show what would be applied;
     from nexus_assets import migrations
     from nexus_assets.resources import open_market_store
 
-    root = project_root()
-    apply_dotenv(root)
-    config = settings()
+    root, config = project_root(), settings()
     database = open_market_store(config).database
     if plan:
         for step in migrations.plan(database, root):

@@ -4,13 +4,11 @@ What belongs here: looking. Nothing is repaired, and what is written for a test 
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
-
-from dotenv import dotenv_values
 
 from nexus_assets import migrations
 from nexus_assets.database import Database
@@ -42,9 +40,13 @@ class Finding:
 Check = Callable[[Settings, Path], Finding]
 
 
-def examine(root: Path) -> Iterator[Finding]:
-    """Every finding, in order. After a failure, what depends on it is skipped and says so."""
-    yield _environment(root)
+def examine(root: Path, differing: Collection[str] = ()) -> Iterator[Finding]:
+    """Every finding, in order. After a failure, what depends on it is skipped and says so.
+
+    Args:
+        differing: names of variables that `.env` and the shell disagree on; see settings.apply_dotenv.
+    """
+    yield _environment(root, differing)
     try:
         config = load_settings()
         config.check_partitions(datetime.now(UTC).date())
@@ -68,29 +70,20 @@ def examine(root: Path) -> Iterator[Finding]:
         yield finding
 
 
-def _environment(root: Path) -> Finding:
+def _environment(root: Path, differing: Collection[str]) -> Finding:
     path = root / ".env"
     if not path.is_file():
         return Finding("environment", "warning", "There is no .env.", "Run `nexus up`, which writes it.")
-    different = [
-        name
-        for name, value in dotenv_values(path).items()
-        if value is not None and STARTED_WITH.get(name, value) != value
-    ]
-    if different:
+    if differing:
         return Finding(
             "environment",
             "warning",
-            f".env and the shell differ in {', '.join(sorted(different))}; .env wins.",
+            f".env and the shell differ in {', '.join(sorted(differing))}; .env wins.",
             "Unset them in the shell, or change .env.",
         )
     if path.stat().st_mode & 0o077:
         return Finding("environment", "warning", ".env can be read by other users.", f"chmod 600 '{path}'")
     return Finding("environment", "ok", ".env and the shell agree")
-
-
-STARTED_WITH: dict[str, str] = dict(os.environ)
-"""The environment before `.env` was applied to it."""
 
 
 def _settings(config: Settings) -> Finding:
@@ -152,12 +145,13 @@ def _hypertables(config: Settings, _root: Path) -> Finding:
 def _database_write(config: Settings, _root: Path) -> Finding:
     database = open_market_store(config).database
     token = os.urandom(8).hex()
-    key = f"doctor {token}"
     with database.transaction() as connection:
-        connection.execute("INSERT INTO nexus.meta (key, value) VALUES (%s, %s)", (key, token))
+        connection.execute(
+            "INSERT INTO nexus.slices VALUES ('nexus.doctor', %s, CURRENT_DATE, now(), now(), 0, true, 1)", (token,)
+        )
     with database.transaction() as connection:
-        row = connection.execute("DELETE FROM nexus.meta WHERE key = %s RETURNING value", (key,)).fetchone()
-    if row is None or row[0] != token:
+        row = connection.execute("DELETE FROM nexus.slices WHERE symbol = %s RETURNING table_name", (token,)).fetchone()
+    if row != ("nexus.doctor",):
         return Finding("database write", "failed", f"Wrote {token!r} and read back {row!r}.", "See the server's log.")
     return Finding("database write", "ok", "written and read back")
 

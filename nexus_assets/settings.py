@@ -158,6 +158,7 @@ def apply_dotenv(root: Path | None = None) -> dict[str, tuple[str, str]]:
         if os.environ.get(name, value) != value:
             differing[name] = (os.environ[name], value)
         os.environ[name] = value
+    settings.cache_clear()
     return differing
 
 

@@ -30,7 +30,7 @@ _CLOCKS = ("%H:%M:%S", "%H:%M")
 _DUKASCOPY_TIMES = ("%d.%m.%Y %H:%M:%S.%f", "%d.%m.%Y %H:%M:%S")
 _MICROSECONDS = {"unix_s": 1_000_000, "unix_ms": 1_000}
 _LARGEST_MICROSECONDS = 2.5e17  # the year 9892; beyond it dates end
-_OFFSET_AT_END = r"\d(?:Z|\s*[+-]\d{2}:?\d{2})$"
+_OFFSET_AT_END = r"\d[T ].*(?:Z|[+-]\d{2}(?::?\d{2})?)$"
 
 
 @dataclass(frozen=True)

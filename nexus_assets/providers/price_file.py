@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from nexus_assets.providers.file_reader import Cells, open_file
+from nexus_assets.providers.file_reader import Cells, ParquetFile, TextFile, naming, open_file
 from nexus_assets.providers.interface import TS_DTYPE, VALUE_COLUMNS, bar_frame
 from nexus_assets.providers.layouts import Roles, Times, clock_of, describe, read_times, refuse, roles_of
 from nexus_assets.providers.source_declaration import FilesSource
@@ -59,21 +59,23 @@ def read_price_file(path: Path, source: FilesSource, symbol: str) -> PriceFile:
     cells = file.cells(roles.names())
     reasons = np.full(len(cells.lines), "", dtype=object)
     mine = _of_symbol(cells, roles, source, symbol, reasons)
-    values = _values(cells, roles, source, symbol, reasons)
+    with naming(path):
+        values = _values(cells, roles, source, symbol, reasons)
     printed = _printed_times(cells, roles)
     times = read_times(source, printed)
     instants = _instants(path, clock_of(source, roles), times, reasons)
     usable, unusable = mine & (reasons == ""), mine & (reasons != "")
-    if not usable.any() and (unusable.any() or cells.malformed):
-        reason = next(iter([*reasons[unusable], *cells.malformed.values()]))
+    malformed = _malformed_of(file, source, symbol, cells.malformed)
+    if not usable.any() and (unusable.any() or malformed):
+        reason = next(iter([*reasons[unusable], *malformed.values()]))
         refuse(path, "at least one readable row", f"{reason}; first time: {next(iter(printed), 'none')}")
 
     rows = bar_frame(instants[usable], values[:, usable])
     rows["line"] = cells.lines[usable]
-    bad_lines = np.concatenate([cells.lines[unusable], np.array(list(cells.malformed), dtype="int64")])
+    bad_lines = np.concatenate([cells.lines[unusable], np.array(list(malformed), dtype="int64")])
     # For ranges, a row without a usable key lies where the readable row before it lies.
     anchor = np.maximum(np.searchsorted(cells.lines[usable], bad_lines) - 1, 0)
-    details = pd.Series([*reasons[unusable], *cells.malformed.values()], dtype="str")
+    details = pd.Series([*reasons[unusable], *malformed.values()], dtype="str")
     bad = pd.DataFrame({"ts": rows["ts"].to_numpy()[anchor], "line": bad_lines, "detail": details})
     bad["ts"] = bad["ts"].astype(TS_DTYPE)
 
@@ -96,6 +98,22 @@ def _of_symbol(cells: Cells, roles: Roles, source: FilesSource, symbol: str, rea
         return same
     for row in np.flatnonzero(~same):
         reasons[row] = f"the row names {names.iloc[row]!r} where {spelling!r} was expected"
+    return mine
+
+
+def _malformed_of(
+    file: TextFile | ParquetFile, source: FilesSource, symbol: str, malformed: dict[int, str]
+) -> dict[int, str]:
+    """The malformed lines that count as the symbol's: in a file of many symbols those that hold its spelling, and
+    for the first symbol also those that hold none, so that each is delivered once."""
+    if not source.shared_file or isinstance(file, ParquetFile):
+        return malformed
+    mine = {}
+    for line, reason in malformed.items():
+        cells = {cell.strip().strip('"') for cell in file.lines[line - 1].split(file.header.delimiter)}
+        named = (name for name, spelling in source.symbols.items() if spelling in cells)
+        if symbol == next(named, next(iter(source.symbols))):
+            mine[line] = reason
     return mine
 
 

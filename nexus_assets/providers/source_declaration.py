@@ -27,6 +27,8 @@ _KINDS: dict[str, tuple[PriceKind, VolumeKind]] = {
     "dukascopy": ("bid", "lots"),
 }
 
+_EVERY_SYMBOL = {item.symbol: item.symbol for item in INSTRUMENTS}
+
 
 class _Declaration(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
@@ -92,7 +94,7 @@ class FilesSource(_Declaration):
     @classmethod
     def _spellings(cls, value: Any) -> Any:
         if value == "*":
-            return {item.symbol: item.symbol for item in INSTRUMENTS}
+            return _EVERY_SYMBOL
         return {name: name for name in value} if isinstance(value, list) else value
 
     @field_validator("symbols")
@@ -127,6 +129,10 @@ class FilesSource(_Declaration):
 
     @model_validator(mode="after")
     def _consistent(self) -> "FilesSource":
+        if self.shared_file and self.symbols == _EVERY_SYMBOL:
+            raise ValueError(
+                "symbols: path names neither {symbol} nor {spelling}, so the file holds several symbols; list them"
+            )
         if self.name == "synthetic":
             raise ValueError("name: synthetic marks invented prices; choose another name")
         if self.time_zone:

@@ -24,11 +24,16 @@ def hours(start: datetime, count: int) -> pd.DatetimeIndex:
     return pd.date_range(start, periods=count, freq="h", unit="us")
 
 
-def delivered_bars(start: datetime = instant(MONDAY), count: int = 24, *, price: float = 1.1) -> pd.DataFrame:
+START = instant(MONDAY)
+
+
+def delivered_bars(start: datetime = START, count: int = 24, *, price: float = 1.1) -> pd.DataFrame:
     """Hourly bars as a provider hands them over; every close differs."""
     steps = np.arange(count) * 1e-4
     low, high = price + steps - 1e-3, price + steps + 1e-3
-    return bar_frame(hours(start, count), np.array([price + steps] * 1 + [high, low, price + steps, steps * 1e6, low * 0]))
+    return bar_frame(
+        hours(start, count), np.array([price + steps] * 1 + [high, low, price + steps, steps * 1e6, low * 0])
+    )
 
 
 def delivery(bars: pd.DataFrame | None = None, *, symbol: str = "EURUSD", days: int = 1, **changes: object) -> Delivery:
@@ -42,7 +47,9 @@ def delivery(bars: pd.DataFrame | None = None, *, symbol: str = "EURUSD", days: 
     return Delivery(**{**given, **changes})  # pyright: ignore[reportArgumentType]
 
 
-def bar_rows(first_day: date, end_day: date, timeframe: str = "1h", *, symbol: str = "EURUSD", price: float = 1.1) -> pd.DataFrame:
+def bar_rows(
+    first_day: date, end_day: date, timeframe: str = "1h", *, symbol: str = "EURUSD", price: float = 1.1
+) -> pd.DataFrame:
     """A bar on every place of the grid of these days, open market or not."""
     ts = trading_calendar.bar_opens(timeframe, *trading_calendar.slice_bounds(timeframe, first_day, end_day))
     steps = np.arange(len(ts)) * 1e-4
@@ -58,7 +65,7 @@ def bar_rows(first_day: date, end_day: date, timeframe: str = "1h", *, symbol: s
 def indicator_rows(first_day: date, end_day: date, timeframe: str = "1h", *, symbol: str = "EURUSD") -> pd.DataFrame:
     """Indicators of 50 in every column, on every place of the grid of these days."""
     ts = trading_calendar.bar_opens(timeframe, *trading_calendar.slice_bounds(timeframe, first_day, end_day))
-    values = {name: 50.0 for name in INDICATOR_NAMES} | {"adx_14": np.nan}
+    values = dict.fromkeys(INDICATOR_NAMES, 50.0) | {"willr_14": -50.0, "adx_14": np.nan}
     frame = pd.DataFrame({
         "symbol": symbol, "timeframe": timeframe, "ts": ts, **values, "slice_start": ts[0], "known_at": KNOWN_AT,
         "code_version": 1,

@@ -30,7 +30,8 @@ def assert_as_in_the_books(bars, rows, sample):
     for position in np.random.default_rng(1).choice(len(rows), sample, replace=False):
         row = rows.iloc[position]
         window = bars.loc[(bars["ts"] >= row["slice_start"]) & (bars["ts"] <= row["ts"])]
-        book = textbook.indicators(*(window[name].tolist() for name in ("high", "low", "close", "volume")), 6228.0)
+        high, low, close, volume = (window[name].tolist() for name in ("high", "low", "close", "volume"))
+        book = textbook.indicators(high, low, close, volume, 6228.0)
         for name in NAMES:
             assert abs(row[name] - book[name]) <= TOLERANCE[name] * spread[name], (name, row["ts"])
 
@@ -87,9 +88,16 @@ def test_windowed_indicators_agree_with_pandas_ta(real_data, pandas_ta):
             "bb_upper": bands["BBU_20_2.0"],
             "bb_lower": bands["BBL_20_2.0"],
         }
+    # pandas-ta takes two equal typical prices whose sums differ in the last bit for a move; TA-Lib and the books do not.
+    typical = (high + low + close) / 3
+    tie = (typical.diff() != 0) & ((high + low + close).mul(1e5).round().diff() == 0)
+    broken_tie = tie.rolling(14).max().eq(1).set_axis(bars["ts"]).reindex(rows["ts"]).to_numpy()
+    assert broken_tie.sum() == 14
     for name, values in theirs.items():
         expected = pd.Series(values.to_numpy(), index=bars["ts"]).reindex(rows["ts"]).to_numpy()
         difference = np.abs(rows[name].to_numpy() - expected)
+        if name == "mfi_14":
+            difference = difference[~broken_tie]
         assert difference.max() <= 1e-7 * rows[name].std(), name
 
 
