@@ -313,7 +313,9 @@ def _micros(ts: Instants) -> np.ndarray:
     Raises:
         NexusError: the instants have no time zone.
     """
-    index = pd.DatetimeIndex([ts] if isinstance(ts, datetime) else ts)
+    if isinstance(ts, datetime):
+        ts = [ts]
+    index = pd.DatetimeIndex(ts if isinstance(ts, pd.DatetimeIndex | pd.Series) else list(ts))
     if index.tz is None and len(index):
         raise NexusError(
             f"The instant {index[0]} has no time zone.", next_step="Pass tz-aware instants; the calendar is in UTC."
@@ -325,7 +327,7 @@ def _index(instants: np.ndarray) -> pd.DatetimeIndex:
     return pd.DatetimeIndex(instants.astype("datetime64[us]")).tz_localize("UTC")
 
 
-def _datetime(instant: int) -> datetime:
+def _datetime(instant: np.int64) -> datetime:
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(instant))
 
 

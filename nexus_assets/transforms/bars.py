@@ -98,7 +98,7 @@ def make_bars(
     Raises:
         PartitionError: raw holds another symbol or timeframe.
     """
-    over = np.asarray(trading_calendar.bar_end(raw["ts"], base_timeframe) <= complete_until)
+    over = np.asarray(trading_calendar.bar_end(raw["ts"], base_timeframe) <= pd.Timestamp(complete_until))
     validated = validate(
         raw.take(np.flatnonzero(over)),
         instrument=instrument,
@@ -197,12 +197,12 @@ def roll_up(
         Columns of schemas.BARS; no row for an interval without a base bar.
     """
     ts = trading_calendar.bar_open_of(bars["ts"], timeframe)
-    days = trading_calendar.day_range(first_day, end_day)
     day = pd.DatetimeIndex(bars["day"])
     wanted = np.asarray(
         (day == _day_of(ts, timeframe))
-        & ((day >= days[0]) & (day < days[1]))
-        & (trading_calendar.bar_end(ts, timeframe) <= complete_until)
+        & (day >= pd.Timestamp(first_day, tz="UTC"))
+        & (day < pd.Timestamp(end_day, tz="UTC"))
+        & (trading_calendar.bar_end(ts, timeframe) <= pd.Timestamp(complete_until))
     )
     if not wanted.any():
         return BARS.empty()
@@ -251,10 +251,13 @@ def _windows(rows: pd.DataFrame, timeframe: str, first_day: date, end_day: date)
     traded = _instants(trading_calendar.trading_day(rows["ts"]).astype("datetime64[us]").astype(np.int64))
     late = np.flatnonzero(traded > opened)
     position = np.concatenate([np.arange(len(rows)), late])
-    day = opened.append(traded[late])
-    start, end = trading_calendar.day_range(first_day, end_day)
+    day = pd.DatetimeIndex(opened.append(traded[late]))
     ends = trading_calendar.bar_end(rows["ts"], timeframe)[position]
-    inside = np.asarray((day >= start) & (day < end) & (ends <= day + pd.Timedelta(1, "D")))
+    inside = np.asarray(
+        (day >= pd.Timestamp(first_day, tz="UTC"))
+        & (day < pd.Timestamp(end_day, tz="UTC"))
+        & (ends <= day + pd.Timedelta(1, "D"))
+    )
     windows = rows.take(position[inside]).assign(day=day[inside], trading_day=traded[position[inside]])
     return windows.sort_values(by=["day", "ts", "provider"], ignore_index=True)
 
