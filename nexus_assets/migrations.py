@@ -115,7 +115,8 @@ def migrate(
         _say_level(connection, report)
         for step in _plan(connection, root):
             if step.pending:
-                progress(f"Applying {step.kind} {step.file}.")
+                if step.kind == "migration":
+                    progress(f"Applying {step.file}.")
                 _apply(connection, step)
                 report.applied.append(step.file)
         with connection.transaction():

@@ -15,7 +15,7 @@ import pandas as pd
 
 from nexus_assets import trading_calendar
 from nexus_assets.errors import PartitionError
-from nexus_assets.settings import Settings, settings
+from nexus_assets.settings import settings
 
 MAX_SLICE_DAYS = 31
 """Days of one symbol that are computed and written together: bounds memory and the length of a transaction."""
@@ -25,20 +25,16 @@ RANGE_END_TAG = "dagster/asset_partition_range_end"
 PARTITION_TAG = "dagster/partition"
 
 
-def days_partitions(config: Settings) -> dg.DailyPartitionsDefinition:
+def days_partitions() -> dg.DailyPartitionsDefinition:
     """Every UTC day from NEXUS_START_DAY to today, which is still open."""
-    return dg.DailyPartitionsDefinition(start_date=config.start_day.isoformat(), timezone="UTC", end_offset=1)
+    return dg.DailyPartitionsDefinition(start_date=settings().start_day.isoformat(), timezone="UTC", end_offset=1)
 
 
-def symbol_day_partitions(config: Settings) -> dg.MultiPartitionsDefinition:
+def symbol_day_partitions() -> dg.MultiPartitionsDefinition:
     """Every selected symbol on every day."""
     return dg.MultiPartitionsDefinition(
-        {"day": days_partitions(config), "symbol": dg.StaticPartitionsDefinition(list(config.symbols))}
+        {"day": days_partitions(), "symbol": dg.StaticPartitionsDefinition(list(settings().symbols))}
     )
-
-
-DAYS = days_partitions(settings())
-SYMBOL_DAYS = symbol_day_partitions(settings())
 
 
 def partition_key(symbol: str, day: date) -> str:

@@ -16,7 +16,7 @@ from nexus_assets import trading_calendar
 from nexus_assets.assets.specification import declared
 from nexus_assets.instruments import instrument
 from nexus_assets.market_store import MarketStore
-from nexus_assets.partitions import SYMBOL_DAYS, Slice, day_of_rows
+from nexus_assets.partitions import Slice, day_of_rows, symbol_day_partitions
 from nexus_assets.providers.registry import Sources
 from nexus_assets.schemas import BARS, RAW_OHLC
 from nexus_assets.settings import settings
@@ -37,7 +37,7 @@ ACCOUNTED = dg.AssetCheckSpec(
 
 @dg.asset(
     **declared(BARS, version=BARS_VERSION),
-    partitions_def=SYMBOL_DAYS,
+    partitions_def=symbol_day_partitions(),
     deps=[RAW_OHLC.asset_key],
     description=__doc__,
     check_specs=[ACCOUNTED],

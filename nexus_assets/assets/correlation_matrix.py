@@ -12,7 +12,7 @@ import pandas as pd
 from nexus_assets import trading_calendar
 from nexus_assets.assets.specification import declared
 from nexus_assets.market_store import MarketStore
-from nexus_assets.partitions import DAYS
+from nexus_assets.partitions import days_partitions
 from nexus_assets.schemas import BARS, CORRELATION_MATRIX
 from nexus_assets.settings import settings
 from nexus_assets.transforms import correlations, plots
@@ -20,7 +20,7 @@ from nexus_assets.transforms import correlations, plots
 
 @dg.asset(
     **declared(CORRELATION_MATRIX, version=correlations.CORRELATIONS_VERSION, kinds={"pandas", "numpy"}),
-    partitions_def=DAYS,
+    partitions_def=days_partitions(),
     deps=[
         dg.AssetDep(
             BARS.asset_key, partition_mapping=dg.MultiToSingleDimensionPartitionMapping(partition_dimension_name="day")

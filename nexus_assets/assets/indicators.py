@@ -17,7 +17,7 @@ from nexus_assets.assets.specification import declared
 from nexus_assets.indicator_table import INDICATOR_NAMES, INDICATORS_VERSION, WARMUP_BARS
 from nexus_assets.instruments import instrument
 from nexus_assets.market_store import MarketStore
-from nexus_assets.partitions import SYMBOL_DAYS, Slice
+from nexus_assets.partitions import Slice, symbol_day_partitions
 from nexus_assets.schemas import BARS, INDICATOR_ROWS
 from nexus_assets.settings import settings
 from nexus_assets.slices import finish, materialise, rows_by_day
@@ -33,7 +33,7 @@ BOUNDS = dg.AssetCheckSpec(
 
 @dg.asset(
     **declared(INDICATOR_ROWS, version=INDICATORS_VERSION, kinds={"pandas", "numpy"}),
-    partitions_def=SYMBOL_DAYS,
+    partitions_def=symbol_day_partitions(),
     deps=[BARS.asset_key],
     description=__doc__,
     check_specs=[BOUNDS],

@@ -15,7 +15,7 @@ from nexus_assets import trading_calendar
 from nexus_assets.assets.specification import declared
 from nexus_assets.instruments import instrument
 from nexus_assets.market_store import MarketStore
-from nexus_assets.partitions import SYMBOL_DAYS, Slice
+from nexus_assets.partitions import Slice, symbol_day_partitions
 from nexus_assets.schemas import BARS, LABELS
 from nexus_assets.settings import settings
 from nexus_assets.slices import finish, materialise, rows_by_day
@@ -34,7 +34,7 @@ HORIZON = dg.AssetCheckSpec(
 
 @dg.asset(
     **declared(LABELS, version=transform.LABELS_VERSION),
-    partitions_def=SYMBOL_DAYS,
+    partitions_def=symbol_day_partitions(),
     deps=[BARS.asset_key],
     description=__doc__,
     check_specs=[HORIZON],

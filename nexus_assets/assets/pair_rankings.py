@@ -11,14 +11,14 @@ import pandas as pd
 
 from nexus_assets.assets.specification import declared
 from nexus_assets.market_store import MarketStore
-from nexus_assets.partitions import DAYS
+from nexus_assets.partitions import days_partitions
 from nexus_assets.schemas import CORRELATION_MATRIX, PAIR_RANKINGS
 from nexus_assets.transforms import correlations
 
 
 @dg.asset(
     **declared(PAIR_RANKINGS, version=correlations.RANKINGS_VERSION),
-    partitions_def=DAYS,
+    partitions_def=days_partitions(),
     deps=[CORRELATION_MATRIX.asset_key],
     io_manager_key="timescale_io_manager",
     description=__doc__,

@@ -18,7 +18,7 @@ from nexus_assets.assets.specification import declared
 from nexus_assets.errors import PermanentProviderError, ProviderError
 from nexus_assets.instruments import AssetClass, instrument
 from nexus_assets.market_store import DeliveryCounts, MarketStore
-from nexus_assets.partitions import SYMBOL_DAYS, Slice
+from nexus_assets.partitions import Slice, symbol_day_partitions
 from nexus_assets.providers.interface import Delivery, Request
 from nexus_assets.providers.registry import Sources
 from nexus_assets.schemas import RAW_OHLC
@@ -36,7 +36,7 @@ ACCOUNTED = dg.AssetCheckSpec(
 
 @dg.asset(
     **declared(RAW_OHLC, version=1, kinds={"python"}),
-    partitions_def=SYMBOL_DAYS,
+    partitions_def=symbol_day_partitions(),
     description=__doc__,
     check_specs=[ACCOUNTED],
 )
