@@ -67,7 +67,7 @@ def bring_up(*, switch: bool = False) -> tuple[Path, Settings, ServiceState]:
     settings.cache_clear()
     config = settings()
     report = migrations.migrate(open_market_store(config).database, root, config, say)
-    if state.started or any(file.startswith("migrations/") for file in report.applied):
+    if state.started or not all("/" in file for file in report.applied):
         for message in report.messages:
             say(message)
     return root, config, state
