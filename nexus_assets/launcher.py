@@ -38,7 +38,7 @@ QUEUE_DAEMON = "QUEUED_RUN_COORDINATOR"
 PORTS_TO_TRY = 50
 
 _LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries { name loadStatus
-  locationOrLoadError { __typename ... on PythonError { message } } } } ... on PythonError { message } } }"""
+  locationOrLoadError { __typename ... on PythonError { message errorChain { error { message } } } } } } } }"""
 
 
 @dataclass(frozen=True)
@@ -272,8 +272,10 @@ def _locations_are_loaded(url: str, launch: Launch) -> bool:
     for entry in entries:
         problem = entry["locationOrLoadError"] or {}
         if problem.get("__typename") == "PythonError":
+            messages = [problem["message"], *(link["error"]["message"] for link in problem["errorChain"])]
+            # The first errors of the chain say where Dagster was; the last one is what is wrong.
             raise ServiceError(
-                f"Dagster cannot load the definitions of {entry['name']}: {problem['message'].strip()}",
+                f"Dagster cannot load the definitions of {entry['name']}: {messages[-1].strip()}",
                 next_step=f"Run `dagster definitions validate`, or read {launch.log}.",
             )
     return True
