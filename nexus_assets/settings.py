@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from nexus_assets import instruments
 from nexus_assets.errors import NexusError, SettingsError
-from nexus_assets.timeframes import TIMEFRAMES, Timeframe, minutes
+from nexus_assets.timeframes import SESSION_ALIGNED, TIMEFRAMES, Timeframe, minutes
 
 MAX_PARTITIONS = 100_000
 """Dagster's advice for one asset; beyond it the UI and the daemon become slow."""
@@ -98,6 +98,8 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
         mistakes = []
+        if self.base_timeframe in SESSION_ALIGNED:
+            mistakes.append(f"NEXUS_BASE_TIMEFRAME is {self.base_timeframe}; prices are loaded at 1h or shorter")
         for timeframe in self.rolled_up_timeframes:
             if minutes(timeframe) <= minutes(self.base_timeframe):
                 mistakes.append(
