@@ -5,13 +5,15 @@ What belongs here: which slice a frame is for, and what the UI is told of it. Th
 
 from collections.abc import Iterable
 from datetime import date
+from typing import Any
 
 import dagster as dg
 import pandas as pd
 
 from nexus_assets.errors import PartitionError
 from nexus_assets.market_store import MarketStore
-from nexus_assets.partitions import consecutive, day_of_rows, parse_key
+from nexus_assets.materializations import attach_metadata
+from nexus_assets.partitions import consecutive, day_of_rows, parse_key, partition_key
 from nexus_assets.schemas import Table, table
 from nexus_assets.settings import settings
 
@@ -36,11 +38,12 @@ class TimescaleIOManager(dg.IOManager):
     def handle_output(self, context: dg.OutputContext, obj: pd.DataFrame) -> None:
         """Write the frame, and attach row count and time range to the materialisation."""
         target = _table(context.asset_key)
-        if not context.has_asset_partitions:
-            self._store.replace_all(target, obj, code_version=_code_version(context))
-        else:
+        if context.has_asset_partitions:
             self._write_partitions(context, target, obj)
-        context.add_output_metadata({"dagster/row_count": len(obj), **_time_range(target, obj)})
+            attach_metadata(context.step_context, _by_partition(target, obj, context.asset_partition_keys))
+        else:
+            self._store.replace_all(target, obj, code_version=_code_version(context))
+            context.add_output_metadata({"dagster/row_count": len(obj), **_time_range(target, obj)})
 
     def _write_partitions(self, context: dg.OutputContext, target: Table, frame: pd.DataFrame) -> None:
         for symbol, ranges in _stretches(context.asset_partition_keys).items():
@@ -104,6 +107,17 @@ def _stretches(keys: Iterable[str]) -> dict[str | None, list[tuple[date, date]]]
 def _within(target: Table, frame: pd.DataFrame, first_day: date, end_day: date) -> pd.DataFrame:
     days = frame["day"] if target.time_column == "day" else day_of_rows(frame)
     return frame[(days >= first_day) & (days < end_day)]
+
+
+def _by_partition(target: Table, frame: pd.DataFrame, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Row count and time range of each partition; empty ones are there too."""
+    days = frame["day"] if target.time_column == "day" else day_of_rows(frame)
+    by_symbol = "symbol" in frame.columns
+    names = [partition_key(s, d) for s, d in zip(frame["symbol"], days, strict=True)] if by_symbol else days.map(str)
+    found: dict[str, dict[str, Any]] = {key: {"dagster/row_count": 0} for key in keys}
+    for key, rows in frame.groupby(pd.Series(names, index=frame.index, dtype=object)):
+        found[str(key)] = {"dagster/row_count": len(rows), **_time_range(target, rows)}
+    return found
 
 
 def _time_range(target: Table, frame: pd.DataFrame) -> dict[str, str]:

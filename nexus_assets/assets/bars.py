@@ -112,7 +112,7 @@ def priority(sources: Sources, symbol: str) -> tuple[str, ...]:
 
 
 def describe(made: MadeBars, piece: Slice, *, plot: bool) -> dict[date, dict[str, Any]]:
-    """Metadata of each day: rows, time range, quarantined share, suspects; a plot on the newest."""
+    """Metadata of each day: rows, time range, quarantined share, suspects; a plot on the newest that has bars."""
     described = rows_by_day(made.bars, piece.days)
     base = made.bars[made.bars["timeframe"] == settings().base_timeframe]
     accepted = day_of_rows(base).value_counts()
@@ -125,5 +125,5 @@ def describe(made: MadeBars, piece: Slice, *, plot: bool) -> dict[date, dict[str
         values["suspects"] = int(suspect.get(day, 0))
     if plot and len(base):
         picture = plots.as_markdown(plots.price_plot(base), f"{piece.symbol} closes")
-        described[piece.days[-1]]["closes"] = dg.MetadataValue.md(picture)
+        described[max(day_of_rows(base))]["closes"] = dg.MetadataValue.md(picture)
     return described

@@ -12,6 +12,7 @@ import pandas as pd
 from nexus_assets import trading_calendar
 from nexus_assets.assets.specification import declared
 from nexus_assets.market_store import MarketStore
+from nexus_assets.materializations import attach_metadata
 from nexus_assets.partitions import days_partitions
 from nexus_assets.schemas import BARS, CORRELATION_MATRIX
 from nexus_assets.settings import settings
@@ -35,12 +36,11 @@ def correlation_matrix(
     """Every pair on every day of the run."""
     days = sorted(date.fromisoformat(key) for key in context.partition_keys)
     frame = compute(market_store, days)
-    metadata: dict[str, dg.MetadataValue] = {}
     if len(frame):
         newest = frame[frame["day"] == frame["day"].max()]
         picture = plots.as_markdown(plots.heatmap(newest), f"correlations of {newest['day'].iloc[0]}")
-        metadata["correlations"] = dg.MetadataValue.md(picture)
-    return dg.Output(frame, metadata=metadata)
+        attach_metadata(context, {str(newest["day"].iloc[0]): {"correlations": dg.MetadataValue.md(picture)}})
+    return dg.Output(frame)
 
 
 def compute(store: MarketStore, days: list[date]) -> pd.DataFrame:

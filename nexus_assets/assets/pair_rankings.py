@@ -11,6 +11,7 @@ import pandas as pd
 
 from nexus_assets.assets.specification import declared
 from nexus_assets.market_store import MarketStore
+from nexus_assets.materializations import attach_metadata
 from nexus_assets.partitions import days_partitions
 from nexus_assets.schemas import CORRELATION_MATRIX, PAIR_RANKINGS
 from nexus_assets.transforms import correlations
@@ -29,12 +30,13 @@ def pair_rankings(
     """The ranking of every day of the run."""
     days = sorted(date.fromisoformat(key) for key in context.partition_keys)
     frame = compute(market_store, days)
-    metadata: dict[str, dg.MetadataValue] = {}
-    if len(frame):
-        newest = frame[frame["day"] == frame["day"].max()].sort_values("rank")
-        shown = pd.concat([newest.head(5), newest.tail(5)])[["rank", "symbol_a", "symbol_b", "category", "reason"]]
-        metadata["best_and_worst"] = dg.MetadataValue.md(_markdown_table(shown))
-    return dg.Output(frame, metadata=metadata)
+    tables = {}
+    for day, rows in frame.groupby("day"):
+        ranked = rows.sort_values("rank")
+        shown = pd.concat([ranked.head(5), ranked.tail(5)])[["rank", "symbol_a", "symbol_b", "category", "reason"]]
+        tables[str(day)] = {"best_and_worst": dg.MetadataValue.md(_markdown_table(shown))}
+    attach_metadata(context, tables)
+    return dg.Output(frame)
 
 
 def compute(store: MarketStore, days: list[date]) -> pd.DataFrame:
