@@ -7,6 +7,7 @@ a folder that we did not make is changed.
 """
 
 import hashlib
+import itertools
 import os
 import pwd
 import shutil
@@ -22,6 +23,7 @@ USER = "nexus-assets"
 ROOTS_FOLDER = Path("/var/lib/nexus-assets")
 
 _USERADD_ATTEMPTS = 20
+_OWNER_FILE = "state-folder"
 
 
 @dataclass(frozen=True)
@@ -140,10 +142,39 @@ def servers_folder(home: Path, account: Account) -> Path:
     if account.is_us:
         link.mkdir(mode=0o700)
         return link.resolve()
-    target = ROOTS_FOLDER / hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:16]
+    digest = hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:16]
+    # A project that was deleted at this place may have left its folder, for whose data nobody has the passwords.
+    names = itertools.chain([digest], (f"{digest}-{number}" for number in itertools.count(2)))
+    target = next(ROOTS_FOLDER / name for name in names if not (ROOTS_FOLDER / name).exists())
     _make_root_folder(target, account)
     link.symlink_to(target)
     return target.resolve()
+
+
+def abandoned_folders(home: Path, folder: Path) -> list[Path]:
+    """Folders under /var/lib that an earlier project with the same state folder left; `folder` is recorded as ours.
+
+    A project that was moved since is told apart as soon as it was started at its new place.
+    """
+    if folder.parent != ROOTS_FOLDER.resolve():
+        return []
+    (folder / _OWNER_FILE).write_text(str(home), encoding="utf-8")
+    found = []
+    for other in ROOTS_FOLDER.iterdir():
+        try:
+            same = other != folder and (other / _OWNER_FILE).read_text(encoding="utf-8") == str(home)
+        except OSError:
+            continue
+        if same:
+            found.append(other)
+    return found
+
+
+def make_public_folder(path: Path) -> None:
+    """Make a folder of ours that every user may pass through, whatever the umask is."""
+    if not path.is_dir():
+        path.mkdir()
+        path.chmod(0o755)
 
 
 def make_readable(tree: Path) -> None:
@@ -160,7 +191,7 @@ def _make_root_folder(target: Path, account: Account) -> None:
     """Root keeps the folder and the programs in it; the servers' user may only pass through."""
     if target.is_dir():
         return
-    ROOTS_FOLDER.mkdir(mode=0o755, exist_ok=True)
+    make_public_folder(ROOTS_FOLDER)
     target.mkdir(mode=0o750)
     os.chown(target, 0, account.gid)
     target.chmod(0o750)

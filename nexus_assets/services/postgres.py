@@ -122,6 +122,28 @@ class PostgresServer:
             next_step=f"Read {self.log}.",
         )
 
+    def run_client(self, program: str, database: str, *arguments: str | Path, timeout: float) -> str:
+        """Run one of PostgreSQL's client programs on a database, as superuser, and return what it prints.
+
+        Raises:
+            ServiceError: it fails.
+        """
+        with tempfile.TemporaryDirectory(prefix=".client-", dir=self.folder) as secret:
+            # The password goes through a file: a command line is visible to everybody.
+            passwords = Path(secret) / "passwords"
+            write_private(passwords, f"{LOOPBACK}:*:*:{ADMIN}:{self.record.passwords[ADMIN]}\n")
+            self.account.give(passwords)
+            self.account.give(Path(secret))
+            quoted = str(passwords).replace("'", r"\'")
+            target = f"host={LOOPBACK} port={self.record.port} user={ADMIN} dbname={database} passfile='{quoted}'"
+            done = self.account.run([self.bin_dir / program, "-d", target, *arguments], timeout=timeout)
+        if done.returncode != 0:
+            raise ServiceError(
+                f"{program} failed on the database {database}: {_last_line(done.stderr)}.",
+                next_step=f"Read {self.log}.",
+            )
+        return done.stdout
+
     def prepare_databases(self, progress: Callable[[str], None]) -> str:
         """Make roles, databases and the extension, as far as they are missing, and set the recorded passwords.
 

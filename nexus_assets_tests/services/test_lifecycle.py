@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -279,6 +280,45 @@ def test_data_without_their_passwords_are_neither_opened_nor_overwritten(make_pl
         place.up()
     # The servers are found and stopped all the same.
     assert set(down(place.home)) == {"postgres", "redis"}
+
+
+def test_a_project_made_anew_at_the_same_place_starts_beside_what_the_deleted_one_left(
+    make_place: Callable[..., Place],
+) -> None:
+    place = make_place()
+    before = place.up()
+    query(before.database_url, "CREATE TABLE earlier ()")
+    left = (place.home / "servers").resolve()
+    if left.parent == place.home:
+        pytest.skip("an ordinary user's data are deleted with the project")
+    shutil.rmtree(place.home)
+    after = place.up()
+    assert query(after.database_url, "SELECT count(*) FROM pg_tables WHERE tablename = 'earlier'") == [(0,)]
+    assert str(left) in " ".join(after.notes)
+    with pytest.raises(psycopg.OperationalError, match="Connection refused"):
+        query(before.database_url, "SELECT 1")
+    assert (left / "postgres/PG_VERSION").exists()
+    shutil.rmtree(left)
+
+
+def test_a_narrow_umask_does_not_lock_the_servers_out(make_place: Callable[..., Place]) -> None:
+    place = make_place()
+    before = os.umask(0o077)
+    try:
+        assert set(place.up().started) == {"postgres", "redis"}
+    finally:
+        os.umask(before)
+
+
+def test_a_moved_project_finds_its_data_again(make_place: Callable[..., Place]) -> None:
+    place = make_place()
+    state = place.up()
+    query(state.database_url, "CREATE TABLE kept AS SELECT 7 AS number")
+    down(place.home)
+    moved = place.root.with_name("moved project")
+    place.root.rename(moved)
+    place.root = moved
+    assert query(place.up().database_url, "SELECT number FROM kept") == [(7,)]
 
 
 def test_a_damaged_or_newer_state_file_is_named(make_place: Callable[..., Place]) -> None:

@@ -5,13 +5,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
+import redis
 
 from nexus_assets.errors import ServiceError
-from nexus_assets.services import ServiceState, down, status
-from nexus_assets.services.accounts import make_account
+from nexus_assets.services import ServiceState, accounts, down, read_env_block, status, write_env
 from nexus_assets.services.installation import find_installed
-from nexus_assets.services.timescale_debian import timescaledb_in
+from nexus_assets.services.timescale_debian import timescaledb_in, unpack_timescaledb
 from nexus_assets_tests.services.conftest import Place, query
 
 pytestmark = pytest.mark.timescaledb
@@ -77,33 +78,43 @@ def test_programs_and_libraries_come_from_the_tree_alone(debian: tuple[Place, Se
     assert all(path.startswith(str(tree)) for path in mapped), mapped
 
 
-def test_a_second_folder_takes_the_packages_from_the_cache(
-    debian: tuple[Place, ServiceState], make_place: Callable[..., Place], cache: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # An address that nothing answers: any download would fail.
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    second = make_place("debian", NEXUS_CACHE=cache)
-    assert second.up().edition == "TimescaleDB Apache"
-    assert not any("Downloading" in sentence for sentence in second.said)
-    down(second.home)
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """apt asks a proxy that nothing answers."""
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
 
 
-def test_a_damaged_package_in_the_cache_is_never_unpacked(
-    debian: tuple[Place, ServiceState],
-    make_place: Callable[..., Place],
-    cache: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.usefixtures("debian", "no_network")
+def test_a_second_folder_takes_the_packages_from_the_cache(tree: Path, cache: str) -> None:
+    second = tree.parent / "second folder"
+    accounts.make_public_folder(second)
+    try:
+        said: list[str] = []
+        found = unpack_timescaledb(second, Path(cache), accounts.make_account(print), said.append)
+        assert found.bin_dir.is_relative_to(second)
+        assert said == ["Unpacking timescaledb"]
+    finally:
+        shutil.rmtree(second)
+
+
+@pytest.mark.usefixtures("debian", "no_network")
+def test_a_damaged_package_is_never_unpacked_and_without_a_network_the_embedded_postgresql_serves(
+    make_place: Callable[..., Place], cache: str, tmp_path: Path
 ) -> None:
+    if find_installed(accounts.make_account(print)):
+        pytest.skip("TimescaleDB is installed on this machine, so nothing else is tried")
     damaged = tmp_path / "cache"
     shutil.copytree(cache, damaged)
-    package = next(damaged.glob("*/libpq5_*.deb"))
+    package = next(damaged.glob("timescaledb-*/libpq5_*.deb"))
     package.write_bytes(package.read_bytes()[:-1] + b"x")
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    with pytest.raises(ServiceError, match="cannot be unpacked"):
-        make_place("debian", NEXUS_CACHE=str(damaged)).up()
+    place = make_place("auto", NEXUS_CACHE=str(damaged))
+    state = place.up()
+    assert state.postgres == "embedded"
+    assert "Hypertables are off" in state.notes[0]
+    assert "apt-get failed" in state.notes[0]
+    assert not package.exists()
+    down(place.home)
 
 
 def test_a_moved_tree_runs_again_from_its_new_place(tree: Path) -> None:
@@ -111,7 +122,7 @@ def test_a_moved_tree_runs_again_from_its_new_place(tree: Path) -> None:
     shutil.copytree(tree, copy, symlinks=True)
     try:
         assert str(tree).encode() in (copy / "usr/lib/postgresql/17/bin/postgres").read_bytes()
-        found = timescaledb_in(copy, make_account(print))
+        found = timescaledb_in(copy, accounts.make_account(print))
         assert found.bin_dir.is_relative_to(copy)
         assert found.version.startswith("17.")
         assert str(copy).encode() in (found.bin_dir / "postgres").read_bytes()
@@ -140,7 +151,7 @@ def installed_on_path(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 def test_a_timescaledb_on_the_machine_comes_first_with_a_data_folder_of_our_own(
     make_place: Callable[..., Place], tree: Path
 ) -> None:
-    found = find_installed(make_account(print))
+    found = find_installed(accounts.make_account(print))
     assert found is not None
     assert (found.kind, found.bin_dir) == ("installed", tree / "usr/lib/postgresql/17/bin")
     place = make_place("auto")
@@ -154,7 +165,7 @@ def test_a_timescaledb_on_the_machine_comes_first_with_a_data_folder_of_our_own(
 def test_without_apt_the_embedded_postgresql_serves_and_the_reason_is_said(
     make_place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    if find_installed(make_account(print)):
+    if find_installed(accounts.make_account(print)):
         pytest.skip("TimescaleDB is installed on this machine, so nothing else is tried")
     monkeypatch.setenv("PATH", str(tmp_path))
     place = make_place("auto")
@@ -165,18 +176,49 @@ def test_without_apt_the_embedded_postgresql_serves_and_the_reason_is_said(
     down(place.home)
 
 
-def test_without_a_network_the_embedded_postgresql_serves_and_the_reason_is_said(
-    debian: tuple[Place, ServiceState],
-    make_place: Callable[..., Place],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+def test_switching_moves_both_databases_to_timescaledb_and_keeps_the_old_folder(
+    debian: tuple[Place, ServiceState], make_place: Callable[..., Place], cache: str
 ) -> None:
-    if find_installed(make_account(print)):
-        pytest.skip("TimescaleDB is installed on this machine, so nothing else is tried")
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    place = make_place("auto", NEXUS_CACHE=str(tmp_path / "empty"))
+    place = make_place("embedded")
+    before = place.up()
+    write_env(place.root, before)
+    query(
+        before.database_url, "CREATE SCHEMA market; CREATE TABLE market.bars (ts timestamptz PRIMARY KEY, close float8)"
+    )
+    query(
+        before.database_url,
+        "INSERT INTO market.bars SELECT now() - g * interval '1 h', g FROM generate_series(1, 500) g",
+    )
+    query(before.dagster_url.replace("+psycopg2", ""), "CREATE TABLE runs AS SELECT 'a run' AS id")
+    environment = {"NEXUS_POSTGRES": "debian", "NEXUS_CACHE": cache}
+    with psycopg.connect(before.database_url), pytest.raises(ServiceError, match="in use by"):
+        place.up(switch=True, environment=environment)
+    after = place.up(switch=True, environment=environment)
+    assert (after.postgres, after.edition) == ("debian", "TimescaleDB Apache")
+    assert query(after.database_url, "SELECT count(*), sum(close) FROM market.bars") == [(500, 125250.0)]
+    owner = "SELECT tableowner::text FROM pg_tables WHERE tablename IN ('bars', 'runs')"
+    assert query(after.database_url, owner) == [("nexus",)]
+    assert query(after.dagster_url.replace("+psycopg2", ""), owner) == [("dagster",)]
+    assert read_env_block(place.root)["NEXUS_DATABASE_URL"] == after.database_url
+    assert (place.home / "servers/postgres/PG_VERSION").exists()
+    with pytest.raises(psycopg.OperationalError):
+        query(before.database_url, "SELECT 1")
+    again = place.up(switch=True, environment=environment)
+    assert "nothing was moved" in again.notes[-1]
+    with pytest.raises(ServiceError, match="cannot be moved to plain PostgreSQL"):
+        place.up(switch=True, environment={"NEXUS_POSTGRES": "embedded"})
+    down(place.home)
+
+
+def test_redis_from_packages_serves_where_there_is_no_wheel(
+    debian: tuple[Place, ServiceState], make_place: Callable[..., Place], cache: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which("redis-server"):
+        pytest.skip("a redis-server on PATH comes first")
+    monkeypatch.setattr("nexus_assets.services.redis_server._copy_wheel", lambda programs: None)
+    place = make_place("embedded", NEXUS_CACHE=cache)
     state = place.up()
-    assert state.postgres == "embedded"
-    assert "apt-get failed" in state.notes[0]
+    assert state.redis == "debian"
+    with redis.Redis.from_url(state.redis_url) as client:
+        assert client.ping()
     down(place.home)
