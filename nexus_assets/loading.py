@@ -92,7 +92,8 @@ def plan_stage(store: MarketStore, config: Settings, extent: Extent, stage: str)
     written = ledger.written(DATASET_SPLITS.qualified, ALL_SYMBOLS, WHOLE_TABLE)
     newest = ledger.newest_change(LABELS.qualified)
     if extent.again or written is None or (newest is not None and newest > written):
-        return [Rectangle((), extent.first_day, extent.end_day, assets=asset_names([DATASET_SPLITS]))]
+        # The asset has no partitions; a rectangle of one day is one run.
+        return [Rectangle((), extent.end_day - timedelta(days=1), extent.end_day, assets=asset_names([DATASET_SPLITS]))]
     return []
 
 

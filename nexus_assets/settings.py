@@ -68,7 +68,6 @@ class Settings(BaseSettings):
     healing_days: int = Field(14, ge=1, le=366)
     automation: bool = True
     webserver_port: int = Field(3000, ge=1, le=65535)
-    log_level: str = "INFO"
 
     @field_validator("symbols", "rolled_up_timeframes", "feature_timeframes", mode="before")
     @classmethod
