@@ -149,7 +149,8 @@ class FilesSource(_Declaration):
             raise ValueError(f"columns, time_format and delimiter belong to the generic layout, not to {self.layout}")
         for name in ("price_divisor", "spread_divisor"):
             value = getattr(self, name)
-            if any(not number > 0 for number in (value.values() if isinstance(value, dict) else [value or 1])):
+            numbers = value.values() if isinstance(value, dict) else [1.0 if value is None else value]
+            if not all(0 < number < float("inf") for number in numbers):
                 raise ValueError(f"{name} must be positive")
         return self
 

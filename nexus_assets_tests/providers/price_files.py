@@ -59,16 +59,17 @@ def files_provider(root: Path, declaration: str, name: str = "files") -> FilesPr
 
 
 def generic(path: str, *, timeframe: str = "1h", more: str = "") -> str:
-    """A source of the generic layout in UTC."""
+    """A source of the generic layout, in UTC and for every symbol unless `more` says otherwise."""
     return f"""
 [[source]]
 provider = "files"
 path = "{path}"
 timeframe = "{timeframe}"
-{more if "time_zone" in more else 'time_zone = "UTC"' + chr(10) + more}
 price_kind = "mid"
 volume_kind = "ticks"
+{"" if "time_zone" in more else 'time_zone = "UTC"'}
 {"" if "symbols" in more else 'symbols = "*"'}
+{more}
 """
 
 
