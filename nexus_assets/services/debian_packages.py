@@ -44,11 +44,11 @@ class DebianUnavailable(Exception):
     """This machine cannot unpack Debian packages; the text says why, as the end of a sentence."""
 
 
-def unpack(name: str, wanted: Sequence[str], programs: Path, cache: Path | None, progress: Progress) -> Path:
+def unpack(title: str, wanted: Sequence[str], programs: Path, cache: Path | None, progress: Progress) -> Path:
     """Download, verify and unpack packages with what they need, unless that tree is there already.
 
     Args:
-        name: what a user calls it; the tree is `programs/<name>-<hash of the packages' versions>`.
+        title: what a user calls it; the tree is `programs/<title in lower case>-<hash of the packages' versions>`.
         wanted: package names.
         cache: folder that keeps the downloaded packages for other state folders; None keeps nothing.
 
@@ -61,11 +61,11 @@ def unpack(name: str, wanted: Sequence[str], programs: Path, cache: Path | None,
     _check_host()
     with contextlib.ExitStack() as stack:
         folder = cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".download-", dir=programs)))
-        packages = _packages(name, wanted, folder / f"{name}-{RELEASE}", progress, stack)
+        packages = _packages(title, wanted, folder / f"{title.lower()}-{RELEASE}", progress, stack)
         digest = hashlib.sha256("\n".join(sorted(path.name for path in packages)).encode()).hexdigest()[:12]
-        tree = programs / f"{name}-{digest}"
+        tree = programs / f"{title.lower()}-{digest}"
         if not (tree / ".unpacked").exists():
-            progress(f"Unpacking {name}")
+            progress(f"Unpacking {title}")
             shutil.rmtree(tree, ignore_errors=True)
             _unpack(packages, tree)
     return tree
@@ -124,7 +124,7 @@ def _keyring() -> Path | None:
 
 
 def _packages(
-    name: str, wanted: Sequence[str], folder: Path, progress: Progress, stack: contextlib.ExitStack
+    title: str, wanted: Sequence[str], folder: Path, progress: Progress, stack: contextlib.ExitStack
 ) -> list[Path]:
     """The downloaded package files; those that a cache folder holds whole are not fetched again."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -133,11 +133,11 @@ def _packages(
     if cached:
         return cached
     work = stack.enter_context(tempfile.TemporaryDirectory(prefix=".apt-", dir=folder))
-    progress(f"Asking Debian for the packages of {name}")
+    progress(f"Asking Debian for the packages of {title}")
     apt = _prepare_apt(Path(work))
     sizes = _closure(apt, wanted)
     megabytes = sum(sizes.values()) / 1e6
-    progress(f"Downloading {name} from Debian ({len(sizes)} packages, {megabytes:.0f} MB)")
+    progress(f"Downloading {title} from Debian ({len(sizes)} packages, {megabytes:.0f} MB)")
     _apt(apt, ["apt-get", "download", *sizes], cwd=folder, seconds=600)
     packages = sorted(folder.glob("*.deb"))
     listing = {path.name: _sha256(path) for path in packages}

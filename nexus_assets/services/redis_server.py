@@ -69,7 +69,7 @@ def unpack_redis(programs: Path, cache: Path | None, account: Account, progress:
     Raises:
         DebianUnavailable: this machine cannot do that, with the reason.
     """
-    tree = unpack("redis", ("redis-server",), programs, cache, progress)
+    tree = unpack("Redis", ("redis-server",), programs, cache, progress)
     # One program under several names.
     program = (tree / "usr/bin/redis-server").resolve()
     make_runnable(tree, [program], account)

@@ -25,7 +25,7 @@ def unpack_timescaledb(programs: Path, cache: Path | None, account: Account, pro
     # Debian's PostgreSQL reads the system's time zone files.
     if not Path("/usr/share/zoneinfo/America/New_York").exists():
         raise DebianUnavailable("the machine has no time zone files (package tzdata)")
-    tree = unpack("timescaledb", _PACKAGES, programs, cache, progress)
+    tree = unpack("TimescaleDB", _PACKAGES, programs, cache, progress)
     # Byte code for the just-in-time compiler, which is not unpacked.
     shutil.rmtree(tree / f"usr/lib/postgresql/{MAJOR}/lib/bitcode", ignore_errors=True)
     return timescaledb_in(tree, account)

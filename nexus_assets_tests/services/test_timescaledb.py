@@ -93,7 +93,7 @@ def test_a_second_folder_takes_the_packages_from_the_cache(tree: Path, cache: st
         said: list[str] = []
         found = unpack_timescaledb(second, Path(cache), accounts.make_account(print), said.append)
         assert found.bin_dir.is_relative_to(second)
-        assert said == ["Unpacking timescaledb"]
+        assert said == ["Unpacking TimescaleDB"]
     finally:
         shutil.rmtree(second)
 
