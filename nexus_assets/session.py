@@ -44,15 +44,17 @@ def bring_up(*, switch: bool = False) -> tuple[Path, Settings, ServiceState]:
         NexusError: whatever stands in the way, with the next step.
     """
     root = project_root()
+    # Before our own block of .env goes over it: a server that the user named in the shell comes first.
+    shell = dict(os.environ)
     apply_dotenv(root)
     config = load_settings()
     config.check_partitions(datetime.now(UTC).date())
     state = services.ensure_up(
         home(root, config),
         root,
-        database_url=services.own_url("NEXUS_DATABASE_URL", root),
-        redis_url=services.own_url("NEXUS_REDIS_URL", root),
-        dagster_url=services.own_url("NEXUS_DAGSTER_URL", root),
+        database_url=services.own_url("NEXUS_DATABASE_URL", root, shell),
+        redis_url=services.own_url("NEXUS_REDIS_URL", root, shell),
+        dagster_url=services.own_url("NEXUS_DAGSTER_URL", root, shell),
         progress=say,
         switch=switch,
     )
