@@ -224,7 +224,10 @@ class Database:
         if isinstance(error, psycopg.Error) and error.diag.message_primary:
             words = ". ".join(filter(None, (error.diag.message_primary, error.diag.message_detail)))
         else:
-            words = " ".join(str(error).split())
+            # ADBC repeats the whole query after libpq's sentence.
+            words = (
+                " ".join(str(error).split()).split("ERROR: ")[-1].split(" LINE 1: ")[0].split(" Query was: ")[0].strip()
+            )
         if _says_unreachable(words) or (isinstance(error, psycopg.OperationalError) and not error.sqlstate):
             return DatabaseError(
                 f"PostgreSQL at {self.address} cannot be reached: {words}",

@@ -169,7 +169,7 @@ def _say_level(connection: psycopg.Connection, report: Report) -> None:
         "hypertables, columnstore, continuous aggregates or retention policies. "
         + (
             "The server has the extension: let a superuser run CREATE EXTENSION timescaledb, then `nexus migrate`."
-            if available
+            if available is not None
             else "Install TimescaleDB on the server, create the extension, then run `nexus migrate`."
         )
     )

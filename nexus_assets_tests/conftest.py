@@ -63,12 +63,21 @@ def _servers(suffix: str, environment: Mapping[str, str]) -> Iterator[ServiceSta
             )
         except ServiceError as error:
             unavailable(str(error))
+        _without_syncing(state)
         yield state
     finally:
         root.rmdir()
         if not kept:
             down(home, purge=True)
             home.parent.rmdir()
+
+
+def _without_syncing(state: ServiceState) -> None:
+    # Nothing here must outlive a power cut, and making and dropping databases waits for the disk.
+    assert state.admin_url
+    with psycopg.connect(state.admin_url, autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET fsync = off")
+        connection.execute("SELECT pg_reload_conf()")
 
 
 @pytest.fixture(scope="session")
@@ -93,19 +102,19 @@ class DatabaseMaker:
     numbers: Iterator[int]
     made: list[str]
 
-    def empty(self) -> str:
+    def empty(self, *, extension: bool = True) -> str:
         """URL of a new database without a schema; TimescaleDB is created in it where the server has it."""
-        return self._make(f"test_{os.getpid()}_{next(self.numbers)}")
+        return self._make(self._next_name(), extension=extension)
 
     def migrated(self) -> str:
         """URL of a new database at the newest migration."""
-        name = f"test_{os.getpid()}_{next(self.numbers)}"
+        name = self._next_name()
         self._admin("CREATE DATABASE {} OWNER nexus TEMPLATE {}", name, self._template())
         self.made.append(name)
         return self._url(self.state.database_url, name)
 
     def drop_all(self) -> None:
-        """Drop what was made, whoever is still connected."""
+        """Drop what was made, whoever is still connected; needless where the whole server is removed."""
         for name in self.made:
             self._admin("DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
         self.made.clear()
@@ -124,14 +133,27 @@ class DatabaseMaker:
             self._admin("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", parameters=(name,))
         return name
 
-    def _make(self, name: str) -> str:
+    def url_of(self, database: Database) -> str:
+        """URL of a database that was made here."""
+        return self._url(self.state.database_url, database.address.rsplit("/", 1)[1])
+
+    def create_extension(self, database: Database) -> None:
+        """Create TimescaleDB in a database, as a superuser."""
+        assert self.state.admin_url
+        name = database.address.rsplit("/", 1)[1]
+        with psycopg.connect(self._url(self.state.admin_url, name), autocommit=True) as connection:
+            connection.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
+
+    def _next_name(self) -> str:
+        return f"test_{os.getpid()}_{next(self.numbers)}"
+
+    def _make(self, name: str, *, extension: bool = True) -> str:
         self._admin("CREATE DATABASE {} OWNER nexus", name)
         self.made.append(name)
-        if self.state.edition.startswith("TimescaleDB"):
-            assert self.state.admin_url
-            with psycopg.connect(self._url(self.state.admin_url, name), autocommit=True) as connection:
-                connection.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
-        return self._url(self.state.database_url, name)
+        url = self._url(self.state.database_url, name)
+        if extension and self.state.edition.startswith("TimescaleDB"):
+            self.create_extension(Database(url))
+        return url
 
     def _admin(self, statement: str, *names: str, parameters: tuple[object, ...] = ()) -> int:
         assert self.state.admin_url
@@ -153,13 +175,21 @@ def _database_maker(state: ServiceState) -> Iterator[DatabaseMaker]:
     try:
         yield maker
     finally:
-        maker.drop_all()
+        if os.environ.get("NEXUS_TEST_HOME"):
+            maker.drop_all()
 
 
 @pytest.fixture(scope="session")
 def databases(services: ServiceState) -> Iterator[DatabaseMaker]:
     """Makes databases in the session's server."""
     with _database_maker(services) as maker:
+        yield maker
+
+
+@pytest.fixture(scope="session")
+def plain_databases(plain_postgres: ServiceState) -> Iterator[DatabaseMaker]:
+    """Makes databases on PostgreSQL without TimescaleDB."""
+    with _database_maker(plain_postgres) as maker:
         yield maker
 
 

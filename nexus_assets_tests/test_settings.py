@@ -1,0 +1,100 @@
+"""The environment: typed, checked at once, never shown where it is secret."""
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from nexus_assets.errors import SettingsError
+from nexus_assets.settings import Settings, apply_dotenv, load_settings, project_root
+
+
+def test_without_any_variable_24_symbols_are_loaded_hourly() -> None:
+    settings = load_settings()
+    assert len(settings.symbols) == 24
+    assert settings.timeframes == ("1h", "4h", "1d")
+    assert settings.feature_timeframes == ("1h", "4h")
+
+
+def test_symbols_are_put_into_the_catalogues_order_whatever_order_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEXUS_SYMBOLS", " XAUUSD, EURUSD GBPUSD,EURUSD ")
+    assert load_settings().symbols == ("EURUSD", "GBPUSD", "XAUUSD")
+
+
+def test_every_mistake_is_told_at_once_with_the_variables_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEXUS_SYMBOLS", "EURUSD, EURUSDX")
+    monkeypatch.setenv("NEXUS_BASE_TIMEFRAME", "2h")
+    monkeypatch.setenv("NEXUS_START_DAY", "yesterday")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    for said in ("NEXUS_SYMBOLS", "EURUSDX", "NEXUS_BASE_TIMEFRAME", "NEXUS_START_DAY", ".env"):
+        assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("NEXUS_ROLLED_UP_TIMEFRAMES", "15m", "not longer than"),
+        ("NEXUS_FEATURE_TIMEFRAMES", "1h,5m", "5m"),
+        ("NEXUS_SERVING_TIMEFRAME", "1d", "not in NEXUS_FEATURE_TIMEFRAMES"),
+    ],
+)
+def test_timeframes_that_contradict_each_other_are_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=said):
+        load_settings()
+
+
+def test_a_secret_is_shown_neither_by_the_settings_nor_by_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEXUS_DATABASE_URL", "postgresql://nexus:secret-word@host/nexus")
+    assert "secret-word" not in repr(load_settings())
+    monkeypatch.setenv("NEXUS_DEMO_DAYS", "many")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert "secret-word" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("word", "meant"), [("off", False), ("on", True), ("false", False), ("1", True)])
+def test_automation_is_on_or_off(monkeypatch: pytest.MonkeyPatch, word: str, meant: bool) -> None:
+    monkeypatch.setenv("NEXUS_AUTOMATION", word)
+    assert load_settings().automation is meant
+
+
+def test_an_empty_variable_counts_as_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEXUS_START_DAY", "")
+    assert load_settings().start_day == date(2024, 1, 1)
+
+
+def test_too_many_partitions_are_refused_with_the_day_that_would_do() -> None:
+    settings = load_settings(start_day=date(2010, 1, 1))
+    with pytest.raises(SettingsError, match="100,000") as caught:
+        settings.check_partitions(date(2026, 1, 1))
+    earliest = date.fromisoformat(caught.value.next_step.split("NEXUS_START_DAY to ")[1][:10])
+    load_settings(start_day=earliest).check_partitions(date(2026, 1, 1))
+
+
+def test_a_start_day_in_the_future_is_refused() -> None:
+    with pytest.raises(SettingsError, match="after today"):
+        load_settings(start_day=date(2027, 1, 1)).check_partitions(date(2026, 1, 1))
+
+
+def test_the_dotenv_file_wins_over_the_shell_and_differences_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text("NEXUS_START_DAY=2023-05-01\nNEXUS_DEMO_DAYS='7'\n")
+    monkeypatch.setenv("NEXUS_START_DAY", "2022-01-01")
+    monkeypatch.setenv("NEXUS_DEMO_DAYS", "7")
+    assert apply_dotenv(tmp_path) == {"NEXUS_START_DAY": ("2022-01-01", "2023-05-01")}
+    assert load_settings().start_day == date(2023, 5, 1)
+    assert load_settings().demo_days == 7
+
+
+def test_the_projects_root_holds_the_migrations() -> None:
+    assert (project_root() / "sql" / "migrations").is_dir()
+
+
+def test_every_setting_is_documented() -> None:
+    example = (project_root() / ".env.example").read_text()
+    assert [name for name in Settings.model_fields if f"NEXUS_{name.upper()}=" not in example] == []
