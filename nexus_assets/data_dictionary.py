@@ -55,8 +55,8 @@ def _indicators() -> Iterator[str]:
     yield "### How each indicator is computed"
     yield ""
     yield (
-        f"Version {INDICATORS_VERSION}. The rows of a day are computed on the last {WARMUP_BARS} accepted bars that end "
-        f"at or before the day's 00:00 UTC, and the day's own bars, always. With fewer than {WARMUP_BARS} bars before "
+        f"Version {INDICATORS_VERSION}. The rows of a day are computed on the last {WARMUP_BARS} accepted bars that "
+        f"end at or before the day's 00:00 UTC, and the day's own bars, always. With fewer than {WARMUP_BARS} bars before "
         "the day every column is NULL. The start of that slice stands in `slice_start`."
     )
     yield ""
