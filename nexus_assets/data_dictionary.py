@@ -56,7 +56,7 @@ def _indicators() -> Iterator[str]:
     yield ""
     yield (
         f"Version {INDICATORS_VERSION}. The rows of a day are computed on the last {WARMUP_BARS} accepted bars that "
-        f"end at or before the day's 00:00 UTC, and the day's own bars, always. With fewer than {WARMUP_BARS} bars before "
+        f"end at or before the day's 00:00 UTC, and the day's own bars. With fewer than {WARMUP_BARS} bars before "
         "the day every column is NULL. The start of that slice stands in `slice_start`."
     )
     yield ""
