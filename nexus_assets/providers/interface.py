@@ -8,6 +8,7 @@ Times are tz-aware UTC, `ts` is the open of the bar, ranges are half-open.
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -141,6 +142,12 @@ def rejected_frame(rows: pd.DataFrame, rule: str, *, detail: str = "") -> pd.Dat
 
 def empty_rejected() -> pd.DataFrame:
     """No rejected rows, with every column in its type."""
+    return _empty_rejected().copy()
+
+
+@lru_cache(maxsize=1)
+def _empty_rejected() -> pd.DataFrame:
+    # Most deliveries need one, and making it costs more than reading a month of bars.
     return rejected_frame(empty_bars(), "unusable_key")
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from nexus_assets.providers.file_reader import Cells, ParquetFile, TextFile, naming, open_file
-from nexus_assets.providers.interface import TS_DTYPE, VALUE_COLUMNS, bar_frame
+from nexus_assets.providers.interface import VALUE_COLUMNS, bar_frame
 from nexus_assets.providers.layouts import Roles, Times, clock_of, describe, read_times, refuse, roles_of
 from nexus_assets.providers.source_declaration import FilesSource
 from nexus_assets.providers.time_zones import IN_ROWS, zone
@@ -76,8 +76,7 @@ def read_price_file(path: Path, source: FilesSource, symbol: str) -> PriceFile:
     # For ranges, a row without a usable key lies where the readable row before it lies.
     anchor = np.maximum(np.searchsorted(cells.lines[usable], bad_lines) - 1, 0)
     details = pd.Series([*reasons[unusable], *malformed.values()], dtype="str")
-    bad = pd.DataFrame({"ts": rows["ts"].to_numpy()[anchor], "line": bad_lines, "detail": details})
-    bad["ts"] = bad["ts"].astype(TS_DTYPE)
+    bad = pd.DataFrame({"ts": instants[usable][anchor], "line": bad_lines, "detail": details})
 
     inside = _inside(source, times.instants[usable])
     rows, bad = rows.loc[inside], bad.loc[inside[anchor]].sort_values("line", ignore_index=True)
