@@ -14,11 +14,12 @@ from nexus_assets.services import ServiceState, down, ensure_up
 
 @dataclass
 class Place:
-    """A project root with a state folder in it, and what `ensure_up` said while it worked."""
+    """A project root with a state folder in it; what `ensure_up` said while it worked, and its notes, add up."""
 
     root: Path
     environment: Mapping[str, str]
     said: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def home(self) -> Path:
@@ -26,7 +27,9 @@ class Place:
 
     def up(self, **changes: object) -> ServiceState:
         arguments = {"database_url": None, "redis_url": None, "progress": self.said.append}
-        return ensure_up(self.home, self.root, **{**arguments, "environment": self.environment, **changes})  # type: ignore[arg-type]
+        state = ensure_up(self.home, self.root, **{**arguments, "environment": self.environment, **changes})  # type: ignore[arg-type]
+        self.notes += state.notes
+        return state
 
 
 def query(url: str, statement: str) -> list[tuple[object, ...]]:

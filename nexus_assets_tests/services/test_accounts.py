@@ -37,11 +37,22 @@ finally:
 """
 
 
-@as_root
-def test_no_server_runs_as_root(make_place: Callable[..., Place]) -> None:
+@pytest.fixture(scope="module")
+def closed(make_place: Callable[..., Place]) -> Place:
+    """A project that only root can enter, started under a umask that gives others nothing."""
     place = make_place()
-    place.up()
-    for server in status(place.home):
+    place.root.chmod(0o700)
+    before = os.umask(0o077)
+    try:
+        place.up()
+    finally:
+        os.umask(before)
+    return place
+
+
+@as_root
+def test_no_server_runs_as_root(closed: Place) -> None:
+    for server in status(closed.home):
         assert server.pid
         process = psutil.Process(server.pid)
         for one in (process, *process.children(recursive=True)):
@@ -51,26 +62,22 @@ def test_no_server_runs_as_root(make_place: Callable[..., Place]) -> None:
 
 
 @as_root
-def test_a_project_that_only_root_can_enter_works_and_keeps_its_permissions(make_place: Callable[..., Place]) -> None:
-    place = make_place()
-    place.root.chmod(0o700)
-    before = {path: path.stat().st_mode for path in place.root.parents}
-    state = place.up()
-    assert query(state.database_url, "SELECT 1") == [(1,)]
-    assert {path: path.stat().st_mode for path in place.root.parents} == before
-    assert place.root.stat().st_mode & 0o777 == 0o700
+def test_a_project_that_only_root_can_enter_works_and_keeps_its_permissions(closed: Place) -> None:
+    assert query(closed.up().database_url, "SELECT 1") == [(1,)]
+    assert closed.root.stat().st_mode & 0o777 == 0o700
+    # pytest makes its own folders like this.
+    assert closed.root.parent.stat().st_mode & 0o777 == 0o700
 
 
 @as_root
-def test_the_servers_user_cannot_write_programs_or_read_the_state(make_place: Callable[..., Place]) -> None:
-    place = make_place()
-    place.up()
-    folder = (place.home / "servers").resolve()
+def test_the_servers_user_cannot_write_programs_or_read_the_state(closed: Place) -> None:
+    folder = (closed.home / "servers").resolve()
     for path in (folder, folder / "programs", *(folder / "programs").rglob("*")):
         facts = path.lstat()
         assert facts.st_uid == 0, path
         assert path.is_symlink() or not facts.st_mode & 0o022, path
-    assert (place.home / "state.json").stat().st_uid == 0
+    state = (closed.home / "state.json").stat()
+    assert (state.st_uid, state.st_mode & 0o777) == (0, 0o600)
 
 
 @pytest.fixture
