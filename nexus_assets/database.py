@@ -39,7 +39,14 @@ _COPY_ROWS = 65_536
 _IDLE_READERS = 4
 _UNREACHABLE = (
     *("connection refused", "starting up", "shutting down", "recovery mode", "not yet accepting", "closed the conn"),
-    *("timeout", "timed out", "connection reset", "no route to host", "too many clients", "remaining connection slots"),
+    *(
+        "timeout expired",
+        "timed out",
+        "connection reset",
+        "no route to host",
+        "too many clients",
+        "remaining connection slots",
+    ),
 )
 _log = logging.getLogger(__name__)
 

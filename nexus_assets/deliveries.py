@@ -213,7 +213,8 @@ def _quarantine(
         timeframe=delivery.request.timeframe,
         provider=delivery.provider,
         stage="delivery",
-        row_hash=row_hashes(delivery.rejected),
+        row_hash=_row_hashes(delivery.rejected),
+        **{name: delivery.rejected[name].map(_storable) for name in ("origin", "content", "detail")},
         delivery_id=delivery_id,
         known_at=pd.Timestamp(known_at),
     )
@@ -223,7 +224,12 @@ def _quarantine(
     )
 
 
-def row_hashes(rejected: pd.DataFrame) -> list[str]:
+def _storable(text: str) -> str:
+    """The text with NUL, which PostgreSQL cannot store, written out."""
+    return text.replace("\0", "\\x00")
+
+
+def _row_hashes(rejected: pd.DataFrame) -> list[str]:
     """A hash of each row's origin and content, and of how often both came before: so equal rows of one delivery stay
     apart, and the same delivery hashes the same every time."""
     repeats = rejected.groupby(["ts", "rule", "origin", "content"], dropna=False).cumcount()

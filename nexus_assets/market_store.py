@@ -98,14 +98,15 @@ class MarketStore:
                 f"SELECT {_columns(table)} FROM {table.qualified} WHERE day >= %s AND day < %s ORDER BY {order}",
                 (first_day, end_day),
             )
-        parts, values = [], []
-        for timeframe in TIMEFRAMES:
-            parts.append("(timeframe = %s AND ts >= %s AND ts < %s)")
-            values += [timeframe, *trading_calendar.slice_bounds(timeframe, first_day, end_day)]
+        bounds = [trading_calendar.slice_bounds(timeframe, first_day, end_day) for timeframe in TIMEFRAMES]
+        parts = " OR ".join(["timeframe = %s AND ts >= %s AND ts < %s"] * len(TIMEFRAMES))
+        values = [value for timeframe, pair in zip(TIMEFRAMES, bounds, strict=True) for value in (timeframe, *pair)]
+        # The outer bounds say nothing new; chunks are excluded by them, and not by alternatives.
+        outer = (min(start for start, _ in bounds), max(end for _, end in bounds))
         return self.database.frame(
-            f"SELECT {_columns(table)} FROM {table.qualified} WHERE symbol = %s AND ({' OR '.join(parts)}) "
-            f"ORDER BY {order}",
-            (symbol, *values),
+            f"SELECT {_columns(table)} FROM {table.qualified} "
+            f"WHERE symbol = %s AND ts >= %s AND ts < %s AND ({parts}) ORDER BY {order}",
+            (symbol, *outer, *values),
         )
 
     def read_raw(self, symbol: str, timeframe: str, start: datetime, end: datetime) -> pd.DataFrame:

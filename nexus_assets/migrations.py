@@ -18,7 +18,7 @@ from typing import Literal, LiteralString, cast
 import psycopg
 
 from nexus_assets.database import Database
-from nexus_assets.errors import DatabaseError, MigrationError
+from nexus_assets.errors import MigrationError
 from nexus_assets.instruments import INSTRUMENTS
 from nexus_assets.settings import Settings
 
@@ -319,9 +319,3 @@ def _keep_symbol_order(connection: psycopg.Connection, symbols: tuple[str, ...])
             )
     if len(symbols) > len(stored):
         _set_meta(connection, "symbols", " ".join(symbols))
-
-
-__all__ = [
-    "DatabaseError", "Level", "Report", "Step", "checksum_of", "code_version", "detect_level", "migrate", "plan",
-    "schema_version",
-]  # fmt: skip

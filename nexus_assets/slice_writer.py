@@ -38,7 +38,7 @@ class SliceRange:
     """The days [first_day, end_day) of one symbol at these timeframes; or of a table by day (symbol None).
 
     Raises:
-        PartitionError: no day.
+        PartitionError: no day, or a symbol without a timeframe.
     """
 
     symbol: str | None
@@ -51,6 +51,8 @@ class SliceRange:
             raise PartitionError(
                 f"The slice [{self.first_day}, {self.end_day}) has no day.", next_step="Days are half-open ranges."
             )
+        if self.symbol is not None and not self.timeframes:
+            raise PartitionError(f"The slice of {self.symbol} names no timeframe.")
 
     @property
     def days(self) -> list[date]:
@@ -287,12 +289,15 @@ def _condition(target: Target, where: SliceRange, first: int, end: int) -> str:
     if target.by_day:
         days = (where.first_day + timedelta(days=first), where.first_day + timedelta(days=end))
         return "day >= {} AND day < {}".format(*map(_literal, days))
-    parts = []
+    parts, bounds = [], []
     for timeframe in where.timeframes:
         opens = where.opens(timeframe)
         start, stop = opens[first].to_pydatetime(), opens[end].to_pydatetime()
         parts.append(f"timeframe = {_literal(timeframe)} AND ts >= {_literal(start)} AND ts < {_literal(stop)}")
-    return f"{target.condition} AND symbol = {_literal(where.symbol)} AND ({' OR '.join(parts)})"
+        bounds += [start, stop]
+    # The outer bounds say nothing new; a read excludes chunks by them, and not by alternatives.
+    outer = f"ts >= {_literal(min(bounds))} AND ts < {_literal(max(bounds))}"
+    return f"{target.condition} AND symbol = {_literal(where.symbol)} AND {outer} AND ({' OR '.join(parts)})"
 
 
 def _runs(flags: np.ndarray) -> list[tuple[int, int]]:

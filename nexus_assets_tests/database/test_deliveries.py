@@ -78,6 +78,15 @@ def test_two_rejected_rows_that_are_equal_in_every_word_are_both_kept(fresh_stor
     }
 
 
+def test_a_rejected_row_with_zero_bytes_is_kept_with_them_written_out(fresh_store: MarketStore) -> None:
+    broken = rejected(1).assign(content="2024\0;1.1 \u00e9")
+    fresh_store.append_delivery(delivery(rejected=broken), run_id=None)
+    again = fresh_store.append_delivery(delivery(rejected=broken), run_id=None)
+    assert again.quarantined == 1
+    kept = fresh_store.database.rows("SELECT content FROM market.quarantined_bars")
+    assert kept == [{"content": "2024\\x00;1.1 \u00e9"}]
+
+
 def test_a_rejected_row_without_a_time_is_kept_at_the_start_of_the_range(fresh_store: MarketStore) -> None:
     lost = rejected(1).assign(rule="unusable_key")
     lost["ts"] = lost["ts"].shift()

@@ -119,10 +119,20 @@ def test_a_slice_without_a_day_is_refused(store: MarketStore) -> None:
         write_bars(store, BARS.empty(), MONDAY, MONDAY)
 
 
+def test_a_slice_without_a_timeframe_is_refused(store: MarketStore) -> None:
+    with pytest.raises(PartitionError, match="names no timeframe"):
+        write_bars(store, BARS.empty(), MONDAY, TUESDAY, timeframes=())
+
+
 def test_a_table_by_day_is_not_written_by_symbol(store: MarketStore) -> None:
     with pytest.raises(PartitionError, match="by day for all symbols"):
         store.replace(
-            CORRELATION_MATRIX, CORRELATION_MATRIX.empty(), symbol="EURUSD", first_day=MONDAY, end_day=TUESDAY
+            CORRELATION_MATRIX,
+            CORRELATION_MATRIX.empty(),
+            symbol="EURUSD",
+            timeframes=("1h",),
+            first_day=MONDAY,
+            end_day=TUESDAY,
         )
 
 
