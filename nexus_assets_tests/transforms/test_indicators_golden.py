@@ -88,7 +88,8 @@ def test_windowed_indicators_agree_with_pandas_ta(real_data, pandas_ta):
             "bb_upper": bands["BBU_20_2.0"],
             "bb_lower": bands["BBL_20_2.0"],
         }
-    # pandas-ta takes two equal typical prices whose sums differ in the last bit for a move; TA-Lib and the books do not.
+    # pandas-ta takes two equal typical prices whose sums differ in the last bit for a move; TA-Lib and the books do
+    # not.
     typical = (high + low + close) / 3
     tie = (typical.diff() != 0) & ((high + low + close).mul(1e5).round().diff() == 0)
     broken_tie = tie.rolling(14).max().eq(1).set_axis(bars["ts"]).reindex(rows["ts"]).to_numpy()

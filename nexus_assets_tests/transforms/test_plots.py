@@ -1,0 +1,110 @@
+"""Plots: PNGs that stay small, whatever is drawn, and markdown that carries them."""
+
+import base64
+import io
+import subprocess
+import sys
+from datetime import date
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from nexus_assets.instruments import INSTRUMENTS
+from nexus_assets.transforms import plots
+from nexus_assets_tests.transforms.feature_bars import walk
+
+SYMBOLS = [instrument.symbol for instrument in INSTRUMENTS]
+
+
+def pixels(png: bytes) -> np.ndarray:
+    """The picture as rows x columns x RGB; fails on anything but a PNG."""
+    with Image.open(io.BytesIO(png)) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def reddish(png: bytes) -> int:
+    red, green, blue = np.moveaxis(pixels(png), 2, 0)
+    return int(((red > 150) & (green < 80) & (blue < 80)).sum())
+
+
+def coverage(days: int) -> pd.DataFrame:
+    random = np.random.default_rng(1)
+    grid = pd.MultiIndex.from_product(
+        [SYMBOLS, pd.date_range("2023-01-01", periods=days).date], names=["symbol", "day"]
+    ).to_frame(index=False)
+    return grid.assign(present=random.integers(0, 25, len(grid)), expected=24)
+
+
+def correlations(symbols: list[str]) -> pd.DataFrame:
+    a, b = np.triu_indices(len(symbols), k=1)
+    names = np.array(sorted(symbols))
+    values = np.random.default_rng(2).uniform(-1, 1, len(a))
+    return pd.DataFrame(
+        {"day": date(2024, 3, 14), "timeframe": "1h", "symbol_a": names[a], "symbol_b": names[b], "correlation": values}
+    )
+
+
+@pytest.mark.parametrize("timeframe", ["1h", "1m"])
+def test_a_price_plot_stays_small(timeframe):
+    bars = walk("EURUSD", date(2024, 1, 1), date(2024, 3, 1), timeframe)
+    png = plots.price_plot(bars)
+    assert pixels(png).shape == (240, 640, 3)
+    assert len(png) < plots.MAX_BYTES
+
+
+def test_suspect_bars_are_marked_even_where_the_line_is_thinned():
+    bars = walk("EURUSD", date(2024, 1, 1), date(2024, 3, 1), "1m")
+    marked = bars.assign(suspect=bars["suspect"].mask(bars.index == 1001, "large_move"))
+    assert reddish(plots.price_plot(bars)) == 0
+    assert reddish(plots.price_plot(marked)) > 20
+
+
+def test_a_coverage_grid_of_every_symbol_and_400_days_stays_small():
+    png = plots.coverage_plot(coverage(400))
+    assert len(png) < plots.MAX_BYTES
+    assert pixels(png).shape[1] == 640
+
+
+def test_days_on_which_nothing_is_expected_are_grey_and_not_red():
+    empty = coverage(10).assign(present=0)
+    closed = empty.assign(expected=0)
+    assert reddish(plots.coverage_plot(empty)) > 20_000
+    assert reddish(plots.coverage_plot(closed)) < 5_000
+
+
+def test_a_heatmap_of_every_symbol_stays_small():
+    png = plots.heatmap(correlations(SYMBOLS))
+    assert len(png) < plots.MAX_BYTES
+
+
+def test_a_heatmap_is_symmetric():
+    png = plots.heatmap(correlations(SYMBOLS[:6]).assign(correlation=lambda f: np.linspace(-1, 1, len(f))))
+    flipped = plots.heatmap(
+        correlations(SYMBOLS[:6])
+        .assign(correlation=lambda f: np.linspace(-1, 1, len(f)))
+        .rename(columns={"symbol_a": "symbol_b", "symbol_b": "symbol_a"})
+    )
+    assert png == flipped
+
+
+def test_nothing_to_draw_is_drawn_as_nothing():
+    bars = walk("EURUSD", date(2024, 1, 1), date(2024, 1, 4))
+    assert len(plots.price_plot(bars.iloc[:0])) < 10_000
+    assert len(plots.price_plot(bars.iloc[:1])) < 10_000
+    assert len(plots.coverage_plot(coverage(3).iloc[:0])) < 10_000
+    assert len(plots.heatmap(correlations(SYMBOLS[:2]).iloc[:0])) < 10_000
+
+
+def test_markdown_carries_the_picture():
+    markdown = plots.as_markdown(b"\x89PNG picture", "prices of EURUSD")
+    data = base64.b64encode(b"\x89PNG picture").decode("ascii")
+    assert markdown == f"![prices of EURUSD](data:image/png;base64,{data})"
+
+
+def test_matplotlib_is_not_imported_with_the_module():
+    program = "import sys, nexus_assets.transforms.plots; print('matplotlib' in sys.modules, 'PIL' in sys.modules)"
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert finished.stdout.split() == ["False", "False"]
