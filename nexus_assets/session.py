@@ -94,7 +94,9 @@ def preflight(config: Settings) -> Preflight:
             "files to use real ones."
         )
     if unserved:
-        sentences.append(f"No source serves {', '.join(unserved)}; they are skipped. See {sources.origin}.")
+        sentences.append(
+            f"No source serves {', '.join(unserved)}; they are skipped. {sources.explain(unserved[0], config.base_timeframe)}"
+        )
     sentences += switched_off(config, config.start_day, datetime.now(UTC).date()).values()
     return Preflight(served, tuple(sentences))
 

@@ -172,7 +172,7 @@ COMMENT ON COLUMN market.quarantined_bars.symbol IS
 COMMENT ON COLUMN market.quarantined_bars.timeframe IS
     'Length of the bar.';
 COMMENT ON COLUMN market.quarantined_bars.ts IS
-    'Open of the bar, UTC; where it is unusable, the start of the asked range.';
+    'Open of the bar, UTC; where it is unusable, that of the nearest earlier readable row, or the start of the asked range.';
 COMMENT ON COLUMN market.quarantined_bars.provider IS
     'Who delivered the bar: files, synthetic, or an API''s name.';
 COMMENT ON COLUMN market.quarantined_bars.rule IS
