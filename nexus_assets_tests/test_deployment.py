@@ -15,11 +15,12 @@ import pytest
 import yaml
 
 from nexus_assets.services.processes import free_port
-from nexus_assets.settings import Settings
+from nexus_assets.settings import Settings, load_settings
 from nexus_assets_tests.conftest import ROOT, DatabaseMaker
 
 APP_SERVICES = ("migrate", "code", "webserver", "daemon")
 PASSWORDS = ("POSTGRES_PASSWORD", "NEXUS_DB_PASSWORD", "DAGSTER_DB_PASSWORD", "REDIS_PASSWORD")
+SETTINGS = {f"NEXUS_{name.upper()}" for name in Settings.model_fields}
 HEALTHY_WITHIN_SECONDS = 90
 
 
@@ -83,9 +84,44 @@ def test_data_lie_on_named_volumes_and_every_server_has_a_health_check() -> None
     assert all("healthcheck" in services[name] for name in services if name != "migrate")
 
 
+def test_every_setting_reaches_the_containers_or_is_fixed_there(variables: dict[str, str]) -> None:
+    # The published port is the host's, and sources.toml is mounted.
+    elsewhere = {"NEXUS_WEBSERVER_PORT", "NEXUS_SOURCES"}
+    chosen = dict.fromkeys(SETTINGS - elsewhere, "chosen")
+    environment = interpolated(compose(), {**variables, **chosen, "NEXUS_FILES": "prices"})["services"]["code"][
+        "environment"
+    ]
+    fixed = {"NEXUS_HOME", "NEXUS_DATABASE_URL", "NEXUS_DAGSTER_URL", "NEXUS_REDIS_URL", "NEXUS_FILES_ROOT"}
+    assert {name for name in SETTINGS if name in environment} == SETTINGS - elsewhere
+    assert {name for name in SETTINGS & environment.keys() if environment[name] != "chosen"} == fixed
+
+
+def test_the_names_and_the_passwords_of_the_databases_agree(variables: dict[str, str]) -> None:
+    services = interpolated(compose(), variables)["services"]
+    made = services["timescaledb"]["environment"]
+    script = (ROOT / "deploy" / "init-databases.sh").read_text()
+    for name, scheme in (("nexus", "postgresql"), ("dagster", "postgresql+psycopg2")):
+        password = made["NEXUS_DB_PASSWORD" if name == "nexus" else "DAGSTER_DB_PASSWORD"]
+        url = services["code"]["environment"]["NEXUS_DATABASE_URL" if name == "nexus" else "NEXUS_DAGSTER_URL"]
+        assert url == f"{scheme}://{name}:{password}@timescaledb:5432/{name}"
+        assert f"CREATE ROLE {name} LOGIN" in script
+        assert f"CREATE DATABASE {name} OWNER {name};" in script
+    redis = services["redis"]
+    assert redis["command"][-1] == redis["environment"]["REDISCLI_AUTH"] == variables["REDIS_PASSWORD"]
+
+
 def test_every_setting_is_explained_in_the_example() -> None:
-    named = set(re.findall(r"NEXUS_\w+", (ROOT / ".env.example").read_text()))
-    assert {f"NEXUS_{name.upper()}" for name in Settings.model_fields} <= named
+    explained = set(re.findall(r"^#(NEXUS_\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    read_elsewhere = {"NEXUS_POSTGRES", "NEXUS_CACHE", "NEXUS_ROOT", "NEXUS_REAL_DATA"}
+    assert explained == SETTINGS | read_elsewhere
+
+
+def test_the_defaults_in_the_example_are_the_defaults() -> None:
+    assignments = dict(re.findall(r"^#NEXUS_(\w+)='?([^'\n]*)'?$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    # These have no default that could be written down: an example stands there.
+    examples = {"DATABASE_URL", "DAGSTER_URL", "REDIS_URL", "SYMBOLS", "FILES_ROOT", "SOURCES"}
+    written = {name.lower(): assignments[name] for name in {n[6:] for n in SETTINGS} - examples}
+    assert load_settings(**written) == load_settings()
 
 
 @contextmanager
@@ -105,7 +141,7 @@ def started(command: list[str], environment: Mapping[str, str], log: Path) -> It
 
 def await_health(
     name: str, check: list[str], environment: Mapping[str, str], process: subprocess.Popen[bytes], log: Path
-):
+) -> None:
     deadline = time.monotonic() + HEALTHY_WITHIN_SECONDS
     while True:
         answer = subprocess.run(check, env=dict(environment), cwd=ROOT, capture_output=True, text=True)
@@ -121,7 +157,8 @@ def test_each_service_starts_with_its_own_command_and_is_healthy(
     tmp_path: Path, variables: dict[str, str], databases: DatabaseMaker, redis_url: str
 ) -> None:
     services = interpolated(compose(), variables)["services"]
-    market, dagster = databases.empty(), databases.empty(extension=False)
+    market_url = databases.empty()
+    dagster_url = databases.empty(extension=False).replace("postgresql://", "postgresql+psycopg2://", 1)
     ports = {"4000": str(free_port()), "3000": str(free_port())}
     (tmp_path / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
     binaries = Path(sys.executable).parent
@@ -134,8 +171,8 @@ def test_each_service_starts_with_its_own_command_and_is_healthy(
                 **{key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ},
                 **declared,
                 "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
-                "NEXUS_DATABASE_URL": market,
-                "NEXUS_DAGSTER_URL": dagster.replace("postgresql://", "postgresql+psycopg2://", 1),
+                "NEXUS_DATABASE_URL": market_url,
+                "NEXUS_DAGSTER_URL": dagster_url,
                 "NEXUS_REDIS_URL": redis_url,
                 "NEXUS_ROOT": str(ROOT),
                 "NEXUS_HOME": str(tmp_path / "state"),
@@ -146,7 +183,7 @@ def test_each_service_starts_with_its_own_command_and_is_healthy(
             }
             command = [ports.get(part, part).replace("0.0.0.0", "127.0.0.1") for part in services[name]["command"]]
             if name == "migrate":
-                subprocess.run(command, env=environment, cwd=ROOT, check=True, timeout=60)
+                subprocess.run(command, env=environment, cwd=ROOT, check=True, timeout=120)
                 continue
             kind, *check = services[name]["healthcheck"]["test"]
             assert kind == "CMD"
