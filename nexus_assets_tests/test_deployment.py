@@ -181,7 +181,7 @@ def test_each_service_starts_with_its_own_command_and_is_healthy(
                 "NEXUS_AUTOMATION": "off",
                 "DAGSTER_HOME": str(tmp_path),
             }
-            command = [ports.get(part, part).replace("0.0.0.0", "127.0.0.1") for part in services[name]["command"]]
+            command = [(ports.get(part) or part).replace("0.0.0.0", "127.0.0.1") for part in services[name]["command"]]
             if name == "migrate":
                 subprocess.run(command, env=environment, cwd=ROOT, check=True, timeout=120)
                 continue
