@@ -227,7 +227,7 @@ BARS = Table(
 )  # fmt: skip
 
 QUARANTINE_RULES: dict[str, str] = {
-    "unusable_key": "The row cannot be read: no readable time, a repeated or missing local hour, or a cell that is no number.",
+    "unusable_key": "The row cannot be read: its time, an ambiguous local hour, or a cell that is no number.",
     "conflicting_repeat": "A second row of the same key in one delivery, with other values.",
     "granularity": "Fewer than half of the steps between rows of this file and month equal the declared timeframe.",
     "not_finite": "A price is missing or not finite.",
@@ -246,7 +246,11 @@ QUARANTINED_BARS = Table(
     "Rows kept out of market.bars, whole, with the rule they broke.",
     (
         _SYMBOL, _TIMEFRAME,
-        Column("ts", "timestamp", "Open of the bar, UTC; where it is unusable, that of the nearest earlier readable row, or the start of the asked range."),
+        Column(
+            "ts", "timestamp",
+            "Open of the bar, UTC; where it is unusable, that of the nearest earlier readable row, or the start of "
+            "the asked range.",
+        ),
         _PROVIDER,
         Column("rule", "text", "The first rule that the row broke.", values=tuple(QUARANTINE_RULES)),
         Column("stage", "text", "Where it was stopped: delivery (before raw_ohlc) or validation (before bars).",

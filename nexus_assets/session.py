@@ -94,9 +94,8 @@ def preflight(config: Settings) -> Preflight:
             "files to use real ones."
         )
     if unserved:
-        sentences.append(
-            f"No source serves {', '.join(unserved)}; they are skipped. {sources.explain(unserved[0], config.base_timeframe)}"
-        )
+        where = sources.explain(unserved[0], config.base_timeframe)
+        sentences.append(f"No source serves {', '.join(unserved)}; they are skipped. {where}")
     sentences += switched_off(config, config.start_day, datetime.now(UTC).date()).values()
     return Preflight(served, tuple(sentences))
 

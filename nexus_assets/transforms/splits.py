@@ -108,6 +108,7 @@ def _embargoed(labels: pd.DataFrame, block: np.ndarray, boundaries: pd.DatetimeI
     for (symbol, timeframe), rows in labels.groupby(["symbol", "timeframe"]).indices.items():  # pyright: ignore[reportGeneralTypeIssues]
         asset_class = instruments.instrument(symbol).asset_class
         ends = advance(asset_class, boundaries, embargo_open_hours(timeframe)).as_unit("us").asi8
-        later = rows[block[rows] > 0]
+        positions = np.asarray(rows)
+        later = positions[block[positions] > 0]
         embargoed[later] = entered[later] < ends[block[later] - 1]
     return embargoed
