@@ -3,6 +3,7 @@
 import dagster as dg
 
 from nexus_assets import assets, checks, resources
+from nexus_assets.catch_up import catch_up_sensor
 from nexus_assets.io_managers import timescale_io_manager
 from nexus_assets.jobs import JOBS
 from nexus_assets.schedules import SCHEDULES
@@ -13,7 +14,7 @@ defs = dg.Definitions(
     asset_checks=dg.load_asset_checks_from_modules([checks]),
     jobs=JOBS,
     schedules=SCHEDULES,
-    sensors=[feature_store_sensor],
+    sensors=[feature_store_sensor, catch_up_sensor],
     resources={
         "market_store": resources.market_store,
         "feature_store": resources.feature_store,

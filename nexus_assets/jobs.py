@@ -33,6 +33,12 @@ market_healing = dg.define_asset_job(
     description="The same, for slices of the last days that are missing, immature or stale.",
 )
 
+market_catch_up = dg.define_asset_job(
+    "market_catch_up",
+    selection=_selection(BARS, INDICATOR_ROWS, LABELS),
+    description="Bars, indicators and labels of prices that were delivered in a run that failed for other symbols.",
+)
+
 daily_correlation = dg.define_asset_job(
     "daily_correlation",
     selection=_selection(CORRELATION_MATRIX, PAIR_RANKINGS),
@@ -45,4 +51,4 @@ split_labels = dg.define_asset_job(
     description="Assign every label to training, validation or test.",
 )
 
-JOBS = [market_update, market_healing, daily_correlation, split_labels]
+JOBS = [market_update, market_healing, market_catch_up, daily_correlation, split_labels]

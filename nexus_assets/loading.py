@@ -32,8 +32,9 @@ from nexus_assets.planning import (
     load_from,
     stale_cells,
     stale_days,
+    undelivered_downstream,
 )
-from nexus_assets.schemas import DATASET_SPLITS, LABELS, Table
+from nexus_assets.schemas import BARS, DATASET_SPLITS, LABELS, Table
 from nexus_assets.settings import Settings
 from nexus_assets.slice_ledger import ALL_SYMBOLS, WHOLE_TABLE
 
@@ -134,7 +135,8 @@ def load(
     """
     report = LoadReport()
     _await_earlier(instance, announce, console)
-    plan = f"load {datetime.now(UTC).isoformat(timespec='seconds')}"
+    began = datetime.now(UTC)
+    plan = f"load {began.isoformat(timespec='seconds')}"
     for stage in extent.stages:
         rectangles = plan_stage(store, config, extent, stage)
         if not rectangles:
@@ -147,7 +149,36 @@ def load(
         report.materializations += outcome.materializations
         report.runs += len(runs)
         report.failed += outcome.failed
+        if stage == "prices" and outcome.failed:
+            _finish_prices(instance, repository, store, config, extent, began, plan, report, announce, console)
     return report
+
+
+def _finish_prices(
+    instance: dg.DagsterInstance,
+    repository: dg.RepositoryDefinition,
+    store: MarketStore,
+    config: Settings,
+    extent: Extent,
+    began: datetime,
+    plan: str,
+    report: LoadReport,
+    announce: Announce,
+    console: Console | None,
+) -> None:
+    """Make the bars of what was delivered, where the run ended because some other symbol's provider failed."""
+    first = load_from(config, extent.first_day)
+    ledger = Ledger.read(store, config.symbols, first - timedelta(days=1), extent.end_day)
+    cells = undelivered_downstream(ledger, [BARS], extent.symbols, first, extent.end_day, config=config, since=began)
+    rectangles = _split(cells, config, [BARS])
+    if not rectangles:
+        return
+    announce("prices: some symbols failed; making the bars of the others")
+    runs = submit(instance, repository, JOBS["prices"], rectangles, plan=f"{plan} bars")
+    outcome = follow(instance, runs, console=console)
+    report.materializations += outcome.materializations
+    report.runs += len(runs)
+    report.failed += outcome.failed
 
 
 def _await_earlier(instance: dg.DagsterInstance, announce: Announce, console: Console | None) -> None:

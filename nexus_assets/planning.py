@@ -169,6 +169,28 @@ def correlation_reach(config: Settings) -> int:
     return look_back_days(config.correlation_timeframe, config.correlation_window)
 
 
+def undelivered_downstream(
+    ledger: Ledger,
+    tables: Iterable[Table],
+    symbols: Collection[str],
+    first_day: date,
+    end_day: date,
+    *,
+    config: Settings,
+    since: datetime,
+) -> set[Cell]:
+    """The slices of `tables` that lag behind prices which were delivered at or after `since`: what is left to do for
+    the other symbols when a run ended because the provider of one failed."""
+    lagging: set[Cell] = set()
+    for table in tables:
+        lagging |= stale_cells(ledger, table, symbols, first_day, end_day, config=config)
+    return {
+        (symbol, day)
+        for symbol, day in lagging
+        if (delivered := ledger.written(RAW_OHLC.qualified, symbol, day)) is not None and delivered >= since
+    }
+
+
 def stale_days(
     ledger: Ledger, target: Table, symbols: Collection[str], first_day: date, end_day: date, *, config: Settings
 ) -> set[date]:
