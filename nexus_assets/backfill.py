@@ -28,6 +28,7 @@ from dagster._core.origin import DEFAULT_DAGSTER_ENTRY_POINT, JobPythonOrigin, R
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
 
 from nexus_assets.errors import BackfillError
+from nexus_assets.partitions import RANGE_END_TAG, RANGE_START_TAG
 
 CODE_LOCATION = "nexus_assets"
 """The location_name of workspace.yaml; a run is launched in the location of that name."""
@@ -38,8 +39,6 @@ RECTANGLE_TAG = "nexus/rectangle"
 LANE_TAG = "nexus/lane"
 """dagster.yaml lets one run per value of this tag work at a time."""
 MATERIALIZATIONS_TAG = "nexus/materializations"
-RANGE_START_TAG = "dagster/asset_partition_range_start"
-RANGE_END_TAG = "dagster/asset_partition_range_end"
 WILL_RETRY_TAG = "dagster/will_retry"
 RETRIED_BY_TAG = "dagster/auto_retry_run_id"
 

@@ -5,16 +5,8 @@ What belongs here: selections of assets. When they run is in schedules.py.
 
 import dagster as dg
 
-from nexus_assets.schemas import (
-    BARS,
-    CORRELATION_MATRIX,
-    DATASET_SPLITS,
-    INDICATOR_ROWS,
-    LABELS,
-    PAIR_RANKINGS,
-    RAW_OHLC,
-    Table,
-)
+from nexus_assets.planning import ANALYTICS, FEATURES, PRICES
+from nexus_assets.schemas import BARS, DATASET_SPLITS, Table
 
 
 def _selection(*tables: Table) -> dg.AssetSelection:
@@ -23,25 +15,25 @@ def _selection(*tables: Table) -> dg.AssetSelection:
 
 market_update = dg.define_asset_job(
     "market_update",
-    selection=_selection(RAW_OHLC, BARS, INDICATOR_ROWS, LABELS),
+    selection=_selection(*PRICES, *FEATURES),
     description="Prices, bars, indicators and labels of symbols and days; hourly for yesterday and today.",
 )
 
 market_healing = dg.define_asset_job(
     "market_healing",
-    selection=_selection(RAW_OHLC, BARS, INDICATOR_ROWS, LABELS),
+    selection=_selection(*PRICES, *FEATURES),
     description="The same, for slices of the last days that are missing, immature or stale.",
 )
 
 market_catch_up = dg.define_asset_job(
     "market_catch_up",
-    selection=_selection(BARS, INDICATOR_ROWS, LABELS),
+    selection=_selection(BARS, *FEATURES),
     description="Bars, indicators and labels of prices that were delivered in a run that failed for other symbols.",
 )
 
 daily_correlation = dg.define_asset_job(
     "daily_correlation",
-    selection=_selection(CORRELATION_MATRIX, PAIR_RANKINGS),
+    selection=_selection(*ANALYTICS),
     description="Correlations and ranked pairs of a day.",
 )
 

@@ -4,8 +4,8 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from nexus_assets.backfill import RANGE_END_TAG, RANGE_START_TAG
 from nexus_assets.market_store import MarketStore
+from nexus_assets.partitions import RANGE_END_TAG, RANGE_START_TAG
 from nexus_assets.providers.interface import Request
 from nexus_assets.providers.synthetic import SyntheticProvider
 from nexus_assets.settings import settings
