@@ -231,7 +231,8 @@ class MarketStore:
         query = " UNION ALL ".join(
             f"SELECT '{t.qualified}' AS name, count(*) AS rows FROM {t.qualified}" for t in TABLES
         )
-        return {row["name"]: row["rows"] for row in self.database.rows(query)}
+        found = {row["name"]: row["rows"] for row in self.database.rows(query)}
+        return {t.qualified: found[t.qualified] for t in TABLES}
 
     def bar_counts(self, symbols: Sequence[str], timeframe: str, start: datetime, end: datetime) -> dict[str, int]:
         """Number of bars with ts in [start, end) by symbol; every symbol is named."""
