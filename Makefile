@@ -27,7 +27,7 @@ down: .venv/installed
 test: .venv/installed
 	$(PYTHON) -m pytest $(PYTEST_ARGS)
 
-# The copy of the lock says what is installed; a changed lock installs again.
+# A lock that is newer than the mark installs again; a .venv whose making was interrupted is made again.
 .venv/installed: requirements.lock pyproject.toml
 	@python=$$(for p in python3.11 python3.12 python3; do \
 	    command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
@@ -36,7 +36,8 @@ test: .venv/installed
 	if ! $$python -c 'import ensurepip, venv' 2>/dev/null; then \
 	    echo "$$python cannot make virtual environments: install its venv package (on Debian and Ubuntu: apt install python3-venv)." >&2; \
 	    exit 1; fi; \
-	[ -x $(PYTHON) ] || { echo "Making .venv with $$($$python --version)"; $$python -m venv .venv; }
+	$(PYTHON) -m pip --version >/dev/null 2>&1 || \
+	    { echo "Making .venv with $$($$python --version)"; $$python -m venv --clear .venv; }
 	@echo "Installing the locked requirements (about a minute the first time)"
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
