@@ -21,6 +21,7 @@ from nexus_assets.indicator_table import INDICATOR_NAMES
 from nexus_assets.instruments import AssetClass, instrument
 from nexus_assets.market_store import MarketStore
 from nexus_assets.partitions import PARTITION_TAG, RANGE_END_TAG, RANGE_START_TAG, parse_key
+from nexus_assets.providers.registry import Sources
 from nexus_assets.schemas import BARS, CORRELATION_MATRIX, DATASET_SPLITS, INDICATOR_ROWS, PAIR_RANKINGS
 from nexus_assets.settings import settings
 
@@ -169,19 +170,21 @@ def triangle_residuals(closes: pd.DataFrame) -> dict[str, int]:
 @dg.asset_check(
     asset=BARS.asset_key, description="The newest bar of each symbol is as new as its market's hours allow."
 )
-def freshness(market_store: dg.ResourceParam[MarketStore]) -> dg.AssetCheckResult:
-    """Warns for each symbol whose newest base bar is older than the newest expected one by more than two bars."""
+def freshness(market_store: dg.ResourceParam[MarketStore], sources: dg.ResourceParam[Sources]) -> dg.AssetCheckResult:
+    """Warns for each symbol that a source serves and whose newest base bar is older than the newest expected one by
+    more than two bars."""
     base = settings().base_timeframe
     now = datetime.now(UTC)
-    newest = market_store.newest_bars(settings().symbols, base).set_index("symbol")["ts"]
+    symbols, unserved = sources.served(settings().symbols, base)
+    newest = market_store.newest_bars(symbols, base).set_index("symbol")["ts"]
     late: dict[str, str] = {}
-    for symbol in settings().symbols:
+    for symbol in symbols:
         limit = newest_expected(instrument(symbol).asset_class, base, now)
         if symbol not in newest.index:
             late[symbol] = "no bar at all"
         elif newest[symbol] < limit:
             late[symbol] = f"newest {newest[symbol].isoformat()}, expected {limit.isoformat()}"
-    return _warn(not late, {"late": late, "symbols": len(settings().symbols)})
+    return _warn(not late, {"late": late, "symbols": len(symbols), "without_a_source": ", ".join(unserved)})
 
 
 def newest_expected(asset_class: AssetClass, timeframe: str, now: datetime) -> pd.Timestamp:

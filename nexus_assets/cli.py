@@ -117,7 +117,8 @@ def migrate(plan: Annotated[bool, typer.Option(help="Show what would be applied;
     database = open_market_store(config).database
     if plan:
         for step in migrations.plan(database, root):
-            print(f"{'pending' if step.pending else 'applied'}  {step.kind:10} {step.file}")
+            repeated = "repeated" if step.kind != "migration" else "pending" if step.pending else "applied"
+            print(f"{repeated:8}  {step.kind:10} {step.file}")
         return
     report = migrations.migrate(database, root, config, say)
     for message in report.messages:

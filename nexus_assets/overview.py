@@ -39,7 +39,7 @@ class Overview:
         console = Console(highlight=False)
         if not self.servers:
             console.print("No servers were started here yet. Run `nexus up`.")
-        grid = Grid("server", "state", "edition", "address", "pid", "data", "up since", title="Servers")
+        grid = Grid("server", "state", "edition", "address", "pid", "data", "uptime", title="Servers")
         for server in self.servers:
             state = "[green]running[/green]" if server.running else "[red]stopped[/red]"
             uptime = f"{server.uptime / 3600:.1f} h" if server.uptime is not None else ""
