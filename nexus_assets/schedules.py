@@ -15,6 +15,7 @@ from nexus_assets.partitions import RANGE_END_TAG, RANGE_START_TAG
 from nexus_assets.planning import FEATURES, PRICES, Ledger, cover, load_from, stale_cells
 from nexus_assets.providers.registry import Sources
 from nexus_assets.settings import Settings, settings
+from nexus_assets.slices import PLOTS_TAG
 
 STATUS = dg.DefaultScheduleStatus.RUNNING if settings().automation else dg.DefaultScheduleStatus.STOPPED
 
@@ -49,10 +50,12 @@ def hourly_update(
     today = _day_of(context)
     first = max(config.start_day, today - timedelta(days=1))
     symbols = config.symbols[config.symbols.index(served[0]) : config.symbols.index(served[-1]) + 1]
-    return dg.RunRequest(
-        run_key=f"{context.scheduled_execution_time}",
-        tags=range_tags(Rectangle(symbols, first, today + timedelta(days=1))),
-    )
+    tags = range_tags(Rectangle(symbols, first, today + timedelta(days=1)))
+    scheduled = context.scheduled_execution_time
+    # The first update of a day completes the day before and draws it.
+    if scheduled is not None and scheduled.astimezone(UTC).hour > 0:
+        tags[PLOTS_TAG] = "off"
+    return dg.RunRequest(run_key=f"{scheduled}", tags=tags)
 
 
 @dg.schedule(

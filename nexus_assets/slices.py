@@ -21,6 +21,15 @@ Work = Callable[[Slice], Mapping[date, Metadata]]
 MAX_FAILURES_SHOWN = 10
 
 
+PLOTS_TAG = "nexus/plots"
+"""A run with this tag at "off" attaches no pictures. Hourly ones would soon be most of Dagster's database."""
+
+
+def wants_plots(context: dg.AssetExecutionContext) -> bool:
+    """Whether this run attaches pictures to its materialisations."""
+    return context.run.tags.get(PLOTS_TAG) != "off"
+
+
 @dataclass
 class SliceReport:
     """What a run wrote: metadata by partition key, and the slices that failed with their errors."""

@@ -20,7 +20,7 @@ from nexus_assets.partitions import Slice, day_of_rows, symbol_day_partitions
 from nexus_assets.providers.registry import Sources
 from nexus_assets.schemas import BARS, RAW_OHLC
 from nexus_assets.settings import settings
-from nexus_assets.slices import finish, materialise, rows_by_day
+from nexus_assets.slices import finish, materialise, rows_by_day, wants_plots
 from nexus_assets.transforms import plots
 from nexus_assets.transforms.bars import MadeBars, make_bars
 
@@ -65,9 +65,9 @@ def bars(
         base = int((made.bars["timeframe"] == settings().base_timeframe).sum())
         if raw_rows != base + len(made.quarantined) + made.other_provider_rows + made.unfinished_rows:
             lost.append(f"{piece}: {raw_rows} raw rows, {base} bars, {len(made.quarantined)} in quarantine")
-        return describe(made, piece, plot=piece.days[-1] == last_days[piece.symbol])
+        return describe(made, piece, plot=draw and piece.days[-1] == last_days[piece.symbol])
 
-    last_days = last_day_by_symbol(context)
+    last_days, draw = last_day_by_symbol(context), wants_plots(context)
     report = materialise(context, work)
     yield dg.AssetCheckResult(
         check_name=ACCOUNTED.name,

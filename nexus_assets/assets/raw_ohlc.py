@@ -18,12 +18,12 @@ from nexus_assets.assets.specification import declared
 from nexus_assets.errors import PermanentProviderError, ProviderError
 from nexus_assets.instruments import AssetClass, instrument
 from nexus_assets.market_store import DeliveryCounts, MarketStore
-from nexus_assets.partitions import Slice, symbol_day_partitions
+from nexus_assets.partitions import Slice, partition_key, symbol_day_partitions
 from nexus_assets.providers.interface import Delivery, Request
 from nexus_assets.providers.registry import Sources
 from nexus_assets.schemas import RAW_OHLC
 from nexus_assets.settings import settings
-from nexus_assets.slices import finish, materialise
+from nexus_assets.slices import finish, materialise, wants_plots
 from nexus_assets.transforms import plots
 
 ACCOUNTED = dg.AssetCheckSpec(
@@ -58,7 +58,8 @@ def raw_ohlc(
         return described
 
     report = materialise(context, work)
-    _attach_plot(report.written, cells)
+    if wants_plots(context):
+        _attach_plot(report.written, cells)
     yield accounted(market_store, deliveries)
     yield finish(context, report)
 
@@ -127,13 +128,14 @@ def accounted(market_store: MarketStore, deliveries: list[DeliveryCounts]) -> dg
 
 
 def _attach_plot(written: dict[str, Mapping[str, Any]], delivered: dict[tuple[str, date], int]) -> None:
-    if not written:
-        return
+    """One picture of the whole run, on the newest day on which the run's first symbol trades."""
     rows = [(symbol, day, count, expected_rows(symbol, day)) for (symbol, day), count in delivered.items()]
-    coverage = pd.DataFrame(rows, columns=["symbol", "day", "present", "expected"])
-    picture = plots.as_markdown(plots.coverage_plot(coverage), "rows delivered against rows expected")
-    newest = max(written)
-    written[newest] = {**written[newest], "coverage": dg.MetadataValue.md(picture)}
+    trading = [(symbol, day) for symbol, day, _, expected in rows if expected and symbol == rows[0][0]]
+    if trading:
+        coverage = pd.DataFrame(rows, columns=["symbol", "day", "present", "expected"])
+        picture = plots.as_markdown(plots.coverage_plot(coverage), "rows delivered against rows expected")
+        key = partition_key(*max(trading, key=lambda cell: cell[1]))
+        written[key] = {**written[key], "coverage": dg.MetadataValue.md(picture)}
 
 
 @lru_cache(maxsize=4096)
