@@ -51,7 +51,7 @@ def raw_ohlc(
 
     def work(piece: Slice) -> Mapping[date, Mapping[str, Any]]:
         delivery = deliver(sources, piece)
-        counts = market_store.append_delivery(delivery, run_id=context.run_id)
+        counts = market_store.append_delivery(delivery, run_id=context.run.run_id)
         deliveries.append(counts)
         described = describe(delivery, counts, piece)
         cells.update({(piece.symbol, day): described[day]["dagster/row_count"] for day in piece.days})
