@@ -20,12 +20,12 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def nexus(root: Path, *arguments: str, timeout: float = 120, **variables: str) -> subprocess.CompletedProcess[str]:
+def nexus(root: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("NEXUS_", "DAGSTER_"))}
     environment |= {"NEXUS_ROOT": str(root), "DAGSTER_HOME": str(root), "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
     return subprocess.run(
         [sys.executable, "-m", "nexus_assets", *arguments],
-        env={**environment, **variables}, cwd=root, capture_output=True, text=True, timeout=timeout,
+        env={**environment, **variables}, cwd=root, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def test_migrate_plans_first_and_doctor_then_finds_everything_well(root: Path, s
 @pytest.mark.end_to_end
 def test_the_demo_loads_a_market_through_the_daemon_and_sums_it_up(root: Path, servers: dict[str, str]) -> None:
     settings = {"NEXUS_SYMBOLS": "EURUSD XAUUSD", "NEXUS_DEMO_DAYS": "4", "NEXUS_FEATURE_TIMEFRAMES": "1h"}
-    answer = nexus(root, "demo", timeout=240, **servers, **settings, NEXUS_AUTOMATION="off")
+    answer = nexus(root, "demo", **servers, **settings, NEXUS_AUTOMATION="off")
     assert answer.returncode == 0, answer.stderr
     assert "features:EURUSD:latest" in answer.stdout
     assert '"rsi_14"' in answer.stdout

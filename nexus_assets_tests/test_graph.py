@@ -102,7 +102,7 @@ def test_each_partition_tells_its_rows_and_the_newest_shows_a_plot(loaded: Graph
     told = {r.asset_materialization.partition: r.asset_materialization.metadata for r in records}  # pyright: ignore
     assert told["2021-03-24|EURUSD"]["dagster/row_count"].value == 24 + 6 + 1
     assert told["2021-03-27|EURUSD"]["dagster/row_count"].value == 0
-    plots = {key: values["closes"].value for key, values in told.items() if "closes" in values}
+    plots = {str(key): str(values["closes"].value) for key, values in told.items() if "closes" in values}
     assert sorted(plots) == [f"2021-03-29|{symbol}" for symbol in SYMBOLS]
     assert all("data:image/png;base64," in plot and len(plot) < 60_000 for plot in plots.values())
 
