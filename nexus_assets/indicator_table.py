@@ -57,20 +57,16 @@ _POS = (0.0, None)
 _WILDER = "J. Welles Wilder, New Concepts in Technical Trading Systems, 1978; TA-Lib"
 
 
-def _i(name: str, call: str, inputs: tuple[str, ...], parameters: Mapping[str, float], **rest: object) -> Indicator:
-    return Indicator(name, call, inputs, parameters, **rest)  # type: ignore[arg-type]
-
-
 INDICATORS: tuple[Indicator, ...] = (
-    _i("sma_15", "SMA", _C, {"timeperiod": 15}, bounds=_POS, description="Mean of the last 15 closes."),
-    _i("sma_30", "SMA", _C, {"timeperiod": 30}, bounds=_POS, description="Mean of the last 30 closes."),
-    _i("sma_50", "SMA", _C, {"timeperiod": 50}, bounds=_POS, description="Mean of the last 50 closes."),
-    _i("ema_12", "EMA", _C, {"timeperiod": 12}, bounds=_POS, description="Exponential mean of closes, span 12."),
-    _i("ema_26", "EMA", _C, {"timeperiod": 26}, bounds=_POS, description="Exponential mean of closes, span 26."),
-    _i("macd", "MACD", _C, _MACD, output=0, description="Exponential mean of 12 closes less that of 26."),
-    _i("macd_signal", "MACD", _C, _MACD, output=1, description="Exponential mean of 9 values of macd."),
-    _i("macd_hist", "MACD", _C, _MACD, output=2, description="macd less macd_signal."),
-    _i(
+    Indicator("sma_15", "SMA", _C, {"timeperiod": 15}, bounds=_POS, description="Mean of the last 15 closes."),
+    Indicator("sma_30", "SMA", _C, {"timeperiod": 30}, bounds=_POS, description="Mean of the last 30 closes."),
+    Indicator("sma_50", "SMA", _C, {"timeperiod": 50}, bounds=_POS, description="Mean of the last 50 closes."),
+    Indicator("ema_12", "EMA", _C, {"timeperiod": 12}, bounds=_POS, description="Exponential mean of closes, span 12."),
+    Indicator("ema_26", "EMA", _C, {"timeperiod": 26}, bounds=_POS, description="Exponential mean of closes, span 26."),
+    Indicator("macd", "MACD", _C, _MACD, output=0, description="Exponential mean of 12 closes less that of 26."),
+    Indicator("macd_signal", "MACD", _C, _MACD, output=1, description="Exponential mean of 9 values of macd."),
+    Indicator("macd_hist", "MACD", _C, _MACD, output=2, description="macd less macd_signal."),
+    Indicator(
         "adx_14",
         "ADX",
         _HLC,
@@ -80,7 +76,7 @@ INDICATORS: tuple[Indicator, ...] = (
         source=_WILDER,
         description="Strength of a trend, whatever its direction.",
     ),
-    _i(
+    Indicator(
         "plus_di_14",
         "PLUS_DI",
         _HLC,
@@ -90,7 +86,7 @@ INDICATORS: tuple[Indicator, ...] = (
         source=_WILDER,
         description="Upward directional movement as a share of the true range.",
     ),
-    _i(
+    Indicator(
         "minus_di_14",
         "MINUS_DI",
         _HLC,
@@ -100,7 +96,7 @@ INDICATORS: tuple[Indicator, ...] = (
         source=_WILDER,
         description="Downward directional movement as a share of the true range.",
     ),
-    _i(
+    Indicator(
         "aroon_osc_25",
         "AROONOSC",
         ("high", "low"),
@@ -109,7 +105,7 @@ INDICATORS: tuple[Indicator, ...] = (
         bounds=(-100.0, 100.0),
         description="Bars since the highest high against bars since the lowest low, over 25 bars.",
     ),
-    _i(
+    Indicator(
         "rsi_14",
         "RSI",
         _C,
@@ -119,7 +115,7 @@ INDICATORS: tuple[Indicator, ...] = (
         source=_WILDER,
         description="Mean gain as a share of mean gain and mean loss, 14 bars, Wilder's smoothing.",
     ),
-    _i(
+    Indicator(
         "stoch_k",
         "STOCH",
         _HLC,
@@ -129,7 +125,7 @@ INDICATORS: tuple[Indicator, ...] = (
         bounds=_PCT,
         description="Close within the range of 14 bars, smoothed over 3.",
     ),
-    _i(
+    Indicator(
         "stoch_d",
         "STOCH",
         _HLC,
@@ -139,7 +135,7 @@ INDICATORS: tuple[Indicator, ...] = (
         bounds=_PCT,
         description="Mean of 3 values of stoch_k.",
     ),
-    _i(
+    Indicator(
         "cci_20",
         "CCI",
         _HLC,
@@ -147,7 +143,7 @@ INDICATORS: tuple[Indicator, ...] = (
         unit="index",
         description="Typical price less its mean of 20, in multiples of 0.015 mean absolute deviations.",
     ),
-    _i(
+    Indicator(
         "willr_14",
         "WILLR",
         _HLC,
@@ -156,7 +152,7 @@ INDICATORS: tuple[Indicator, ...] = (
         bounds=(-100.0, 0.0),
         description="Distance of the close below the highest high of 14 bars, as a share of their range.",
     ),
-    _i(
+    Indicator(
         "roc_10",
         "ROC",
         _C,
@@ -165,8 +161,8 @@ INDICATORS: tuple[Indicator, ...] = (
         bounds=(-100.0, None),
         description="Change over 10 bars.",
     ),
-    _i("mom_10", "MOM", _C, {"timeperiod": 10}, description="Close less the close 10 bars before."),
-    _i(
+    Indicator("mom_10", "MOM", _C, {"timeperiod": 10}, description="Close less the close 10 bars before."),
+    Indicator(
         "mfi_14",
         "MFI",
         (*_HLC, "volume"),
@@ -175,7 +171,7 @@ INDICATORS: tuple[Indicator, ...] = (
         bounds=_PCT,
         description="Share of positive money flow over 14 bars; NULL unless the bars have one kind of volume.",
     ),
-    _i(
+    Indicator(
         "ultosc",
         "ULTOSC",
         _HLC,
@@ -184,7 +180,7 @@ INDICATORS: tuple[Indicator, ...] = (
         bounds=_PCT,
         description="Buying pressure over 7, 14 and 28 bars, weighted 4:2:1.",
     ),
-    _i(
+    Indicator(
         "hv_20",
         "historical_volatility",
         _C,
@@ -194,7 +190,7 @@ INDICATORS: tuple[Indicator, ...] = (
         source="formula: sqrt(bars a year) x standard deviation (ddof 1) of log returns",
         description="Volatility of the last 20 log returns.",
     ),
-    _i(
+    Indicator(
         "hv_50",
         "historical_volatility",
         _C,
@@ -204,8 +200,10 @@ INDICATORS: tuple[Indicator, ...] = (
         source="formula: sqrt(bars a year) x standard deviation (ddof 1) of log returns",
         description="Volatility of the last 50 log returns.",
     ),
-    _i("atr_14", "ATR", _HLC, {"timeperiod": 14}, bounds=_POS, source=_WILDER, description="Mean true range, 14 bars."),
-    _i(
+    Indicator(
+        "atr_14", "ATR", _HLC, {"timeperiod": 14}, bounds=_POS, source=_WILDER, description="Mean true range, 14 bars."
+    ),
+    Indicator(
         "natr_14",
         "NATR",
         _HLC,
@@ -214,10 +212,10 @@ INDICATORS: tuple[Indicator, ...] = (
         bounds=_POS,
         description="atr_14 as a percentage of the close.",
     ),
-    _i("bb_upper", "BBANDS", _C, _BB, output=0, description="bb_middle plus 2 standard deviations (ddof 0)."),
-    _i("bb_middle", "BBANDS", _C, _BB, output=1, bounds=_POS, description="Mean of the last 20 closes."),
-    _i("bb_lower", "BBANDS", _C, _BB, output=2, description="bb_middle less 2 standard deviations (ddof 0)."),
-    _i(
+    Indicator("bb_upper", "BBANDS", _C, _BB, output=0, description="bb_middle plus 2 standard deviations (ddof 0)."),
+    Indicator("bb_middle", "BBANDS", _C, _BB, output=1, bounds=_POS, description="Mean of the last 20 closes."),
+    Indicator("bb_lower", "BBANDS", _C, _BB, output=2, description="bb_middle less 2 standard deviations (ddof 0)."),
+    Indicator(
         "bb_width",
         "bollinger_width",
         _C,
@@ -227,7 +225,7 @@ INDICATORS: tuple[Indicator, ...] = (
         source="formula: (bb_upper - bb_lower) / bb_middle",
         description="Width of the band relative to its middle.",
     ),
-    _i(
+    Indicator(
         "bb_percent_b",
         "bollinger_percent_b",
         _C,
@@ -236,7 +234,7 @@ INDICATORS: tuple[Indicator, ...] = (
         source="formula: (close - bb_lower) / (bb_upper - bb_lower)",
         description="Close within the band: 0 at the lower edge, 1 at the upper; NULL where the band has no width.",
     ),
-    _i(
+    Indicator(
         "log_return",
         "log_return",
         _C,
@@ -245,7 +243,7 @@ INDICATORS: tuple[Indicator, ...] = (
         source="formula: ln(close / previous close)",
         description="Log return of the bar against the accepted bar before it.",
     ),
-    _i(
+    Indicator(
         "return_zscore_50",
         "return_zscore",
         _C,
