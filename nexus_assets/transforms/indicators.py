@@ -36,8 +36,9 @@ from nexus_assets.trading_calendar import bar_end, day_start
 
 _DAY = 86_400_000_000  # microseconds
 
-_TALIB_ZERO = 1e-14
-"""TA-Lib takes any smaller difference of two typical prices for none: equal sums may differ in their last bit."""
+_TIE = 1e-14
+"""TA-Lib takes two typical prices for equal when they differ by no more than this share of their sum, because equal
+prices may have sums that differ in the last bit. Measured with TA-Lib 0.8.2."""
 
 _Results = dict[tuple[str, tuple[tuple[str, float], ...]], tuple[np.ndarray, ...]]
 """Outputs of TA-Lib on one slice by function and parameters."""
@@ -283,7 +284,8 @@ def _any_of_last(flags: np.ndarray, period: int) -> np.ndarray:
 def _has_no_flow(series: Mapping[str, np.ndarray], period: int) -> np.ndarray:
     """Where mfi has no meaning: its period + 1 bars lack a volume or mix two kinds, or no price moved on any volume."""
     typical = (series["high"] + series["low"] + series["close"]) / 3.0
-    moved = np.abs(np.diff(typical, prepend=typical[:1])) >= _TALIB_ZERO
+    before = np.concatenate([typical[:1], typical[:-1]])
+    moved = np.abs(typical - before) > _TIE * (typical + before)
     flow = _sum(np.where(moved, series["volume"], 0.0), period)
     lacking = _lowest(series["volume_usable"], period + 1) == 0.0
     mixed = _highest(series["volume_change"], period + 1) != _lowest(series["volume_change"], period + 1)

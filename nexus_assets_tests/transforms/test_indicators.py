@@ -172,6 +172,17 @@ class TestMoneyFlowIndex:
     def test_it_is_missing_where_no_volume_was_traded(self, hours):
         assert self.rows(hours.assign(volume=0.0))["mfi_14"].isna().all()
 
+    def test_it_is_missing_where_typical_prices_differ_in_the_last_bit_only(self, hours):
+        bars = hours.copy()
+        # Two bars whose high, low and close have the same sum, which floating point adds up differently.
+        for parity, prices in enumerate([(0.77315, 0.77222, 0.77246), (0.77288, 0.77216, 0.77279)]):
+            bars.loc[bars.index[parity::2], ["high", "low", "close"]] = prices
+        typical = (bars["high"] + bars["low"] + bars["close"]) / 3
+        assert typical.nunique() == 2
+        rows = self.rows(bars)
+        assert rows["mfi_14"].isna().all()
+        assert rows["rsi_14"].notna().all()
+
     def test_it_is_missing_for_15_bars_after_the_kind_of_volume_changed(self, hours):
         switched = hours["volume_kind"].mask(hours["ts"] >= datetime(2024, 3, 12, 3, tzinfo=UTC), "lots")
         values = self.rows(hours.assign(volume_kind=switched))["mfi_14"]
