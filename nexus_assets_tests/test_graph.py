@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -182,3 +182,17 @@ def test_a_symbol_whose_file_is_broken_does_not_keep_the_others_from_being_store
         assert keys == {f"2021-03-0{day}|{symbol}" for day in (2, 3) for symbol in ("EURUSD", "USDJPY")}
     rows = store.database.rows("SELECT symbol, count(*) AS rows FROM market.raw_ohlc GROUP BY 1 ORDER BY 1")
     assert rows == [{"symbol": "EURUSD", "rows": 48}, {"symbol": "USDJPY", "rows": 48}]
+
+
+def test_a_timeframe_whose_warm_up_does_not_fit_the_history_has_no_rows(
+    databases: DatabaseMaker, redis_address: str
+) -> None:
+    url = databases.migrated()
+    store = MarketStore(Database(url))
+    today = datetime.now(UTC).date()
+    first = today - timedelta(days=40)
+    with graph(store, url, redis_address, symbols="EURUSD", start_day=str(first), feature_timeframes="1h 1d") as short:
+        short.run(PRICES, ("EURUSD", "EURUSD"), first, today)
+        short.run(FEATURES[:1], ("EURUSD", "EURUSD"), today - timedelta(days=4), today)
+    rows = store.database.rows("SELECT timeframe, count(slice_start) > 0 AS warm FROM features.indicators GROUP BY 1")
+    assert rows == [{"timeframe": "1h", "warm": True}]

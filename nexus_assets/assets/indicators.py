@@ -6,7 +6,7 @@ than 250 bars before the day every column is NULL.
 """
 
 from collections.abc import Iterator, Mapping
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
 import dagster as dg
@@ -18,6 +18,7 @@ from nexus_assets.indicator_table import INDICATOR_NAMES, INDICATORS_VERSION, WA
 from nexus_assets.instruments import instrument
 from nexus_assets.market_store import MarketStore
 from nexus_assets.partitions import Slice, symbol_day_partitions
+from nexus_assets.planning import switched_off
 from nexus_assets.schemas import BARS, INDICATOR_ROWS
 from nexus_assets.settings import settings
 from nexus_assets.slices import finish, materialise, rows_by_day
@@ -70,7 +71,8 @@ def indicators(
 
 
 def compute(store: MarketStore, piece: Slice) -> pd.DataFrame:
-    """The rows of a slice, over every feature timeframe."""
+    """The rows of a slice, over every feature timeframe whose warm-up fits the loaded history."""
+    off = switched_off(settings(), settings().start_day, datetime.now(UTC).date())
     frames = [
         transform.compute(
             store.read_bars_with_warmup(piece.symbol, timeframe, piece.first_day, piece.end_day, WARMUP_BARS),
@@ -80,8 +82,9 @@ def compute(store: MarketStore, piece: Slice) -> pd.DataFrame:
             end_day=piece.end_day,
         )
         for timeframe in settings().feature_timeframes
+        if timeframe not in off
     ]
-    return pd.concat(frames, ignore_index=True)
+    return pd.concat(frames, ignore_index=True) if frames else INDICATOR_ROWS.empty()
 
 
 def out_of_bounds(frame: pd.DataFrame) -> dict[str, int]:
