@@ -269,7 +269,8 @@ def _has_no_range(oscillator: _Oscillator, series: Mapping[str, np.ndarray]) -> 
         "typical": (typical, typical),
         "true_range": (np.maximum(high, before), np.minimum(low, before)),
     }[oscillator.values]
-    flat = _highest(top, oscillator.bars) == _lowest(bottom, oscillator.bars)
+    highest, lowest = _highest(top, oscillator.bars), _lowest(bottom, oscillator.bars)
+    flat = highest - lowest <= _TIE * (highest + lowest)
     return _any_of_last(flat, oscillator.smoothed)
 
 
