@@ -32,7 +32,12 @@ from nexus_assets.schemas import (
 from nexus_assets.settings import Settings
 from nexus_assets.slice_ledger import ALL_SYMBOLS, WHOLE_TABLE
 from nexus_assets.timeframes import minutes
-from nexus_assets.transforms.correlations import CORRELATIONS_VERSION, RANKINGS_VERSION, look_back_days
+from nexus_assets.transforms.correlations import (
+    CORRELATIONS_VERSION,
+    HISTORY_DAYS,
+    RANKINGS_VERSION,
+    look_back_days,
+)
 from nexus_assets.transforms.labels import LABELS_VERSION
 
 Cell = tuple[str, date]
@@ -204,9 +209,16 @@ def stale_days(
             written is None
             or not ledger.complete(table, ALL_SYMBOLS, day)
             or any(ledger.changed_since(BARS.qualified, symbol, window, written) for symbol in symbols)
+            or (target is PAIR_RANKINGS and _correlations_changed(ledger, day, written))
         ):
             found.add(day)
     return found
+
+
+def _correlations_changed(ledger: Ledger, day: date, instant: datetime) -> bool:
+    """Whether correlations that a day's categories are followed from changed after the instant."""
+    window = days_between(day - timedelta(days=HISTORY_DAYS), day + timedelta(days=1))
+    return ledger.changed_since(CORRELATION_MATRIX.qualified, ALL_SYMBOLS, window, instant)
 
 
 def cover(cells: Collection[Cell], order: tuple[str, ...], tables: Iterable[Table]) -> list[Rectangle]:

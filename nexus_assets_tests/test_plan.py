@@ -15,7 +15,7 @@ from nexus_assets.planning import (
     undelivered_downstream,
     warmup_days,
 )
-from nexus_assets.schemas import BARS, CORRELATION_MATRIX, INDICATOR_ROWS, LABELS, RAW_OHLC, Table
+from nexus_assets.schemas import BARS, CORRELATION_MATRIX, INDICATOR_ROWS, LABELS, PAIR_RANKINGS, RAW_OHLC, Table
 from nexus_assets.settings import load_settings
 
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
@@ -88,6 +88,16 @@ def test_correlations_are_stale_when_any_symbol_s_bars_in_their_window_changed()
             (BARS, "USDJPY", DAY + timedelta(days=offset), entry(LATER, changed=LATER)),
         )
         found = stale_days(made, CORRELATION_MATRIX, CONFIG.symbols, DAY, DAY + timedelta(days=1), config=CONFIG)
+        assert found == ({DAY} if expected else set()), offset
+
+
+def test_a_ranking_is_stale_when_correlations_it_is_followed_from_changed() -> None:
+    for offset, expected in ((-20, True), (-40, False), (1, False)):
+        made = ledger(
+            (PAIR_RANKINGS, "", DAY, entry()),
+            (CORRELATION_MATRIX, "", DAY + timedelta(days=offset), entry(LATER, changed=LATER)),
+        )
+        found = stale_days(made, PAIR_RANKINGS, CONFIG.symbols, DAY, DAY + timedelta(days=1), config=CONFIG)
         assert found == ({DAY} if expected else set()), offset
 
 
