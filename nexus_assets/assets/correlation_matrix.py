@@ -48,7 +48,7 @@ def compute(store: MarketStore, days: list[date]) -> pd.DataFrame:
     config = settings()
     timeframe, window = config.correlation_timeframe, config.correlation_window
     reach = timedelta(days=correlations.look_back_days(timeframe, window))
-    start, end = trading_calendar.day_range(days[0] - reach, days[-1] + timedelta(days=1))
+    start, end = trading_calendar.slice_bounds(timeframe, days[0] - reach, days[-1] + timedelta(days=1))
     closes = store.read_closes(config.symbols, timeframe, start, end)
     ends = pd.DatetimeIndex(trading_calendar.bar_end(pd.DatetimeIndex(closes["ts"]), timeframe))
     frames = [CORRELATION_MATRIX.empty()]
