@@ -191,7 +191,9 @@ def test_a_timeframe_whose_warm_up_does_not_fit_the_history_has_no_rows(
     store = MarketStore(Database(url))
     today = datetime.now(UTC).date()
     first = today - timedelta(days=40)
-    with graph(store, url, redis_address, symbols="EURUSD", start_day=str(first), feature_timeframes="1h 1d") as short:
+    with graph(
+        store, url, redis_address, symbols="EURUSD", start_day=str(first), feature_timeframes="1h 1d", files_root=""
+    ) as short:
         short.run(PRICES, ("EURUSD", "EURUSD"), first, today)
         short.run(FEATURES[:1], ("EURUSD", "EURUSD"), today - timedelta(days=4), today)
     rows = store.database.rows("SELECT timeframe, count(slice_start) > 0 AS warm FROM features.indicators GROUP BY 1")
