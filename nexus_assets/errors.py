@@ -8,6 +8,7 @@ NexusError
 ├── PartitionError           rows outside the slice that is being written, or a slice that does not exist
 ├── FeatureStoreError        Redis refused, or holds something that is not ours
 ├── BackfillError            runs could not be planned, submitted or finished
+├── TrainingSetError         a training set cannot be assembled or written as it was asked for
 └── ProviderError            a market data provider failed
     ├── TransientProviderError   the same request may work later
     └── PermanentProviderError   the same request will not work later
@@ -51,6 +52,10 @@ class FeatureStoreError(NexusError):
 
 class BackfillError(NexusError):
     """Runs could not be planned, submitted or finished."""
+
+
+class TrainingSetError(NexusError):
+    """A training set cannot be assembled or written as it was asked for."""
 
 
 class ProviderError(NexusError):

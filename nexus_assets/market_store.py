@@ -9,7 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow
 
 from nexus_assets import trading_calendar
 from nexus_assets.database import Database
@@ -158,6 +160,28 @@ class MarketStore:
             f"SELECT {_columns(LABELS)} FROM features.labels WHERE symbol = ANY(%s) AND timeframe = %s "
             "ORDER BY symbol, ts",
             (list(symbols), timeframe),
+        )
+
+    def read_columns(
+        self, table: Table, columns: Sequence[str], symbol: str, timeframe: str, start: datetime, end: datetime
+    ) -> pyarrow.Table:
+        """ts and these columns of one symbol and timeframe with ts in [start, end), by ts, as an Arrow table: the way
+        to read many rows of a few columns."""
+        names = ", ".join(f'"{_column(table, name)}"' for name in ("ts", *columns))
+        rows = self.database.arrow(
+            f"SELECT {names} FROM {table.qualified} WHERE symbol = %s AND timeframe = %s AND ts >= %s AND ts < %s",
+            (symbol, timeframe, start, end),
+        )
+        # Sorted here: on a hypertable without an order the chunks are read one after the other at full speed.
+        ts = rows["ts"].to_numpy()
+        return rows if (ts[1:] > ts[:-1]).all() else rows.take(np.argsort(ts))
+
+    def read_pair(self, symbol_a: str, symbol_b: str, timeframe: str, first_day: date, end_day: date) -> pyarrow.Table:
+        """day, correlation and known_at of one pair (in either order) on the days [first_day, end_day), by day."""
+        return self.database.arrow(
+            "SELECT day, correlation, known_at FROM analytics.correlation_matrix "
+            "WHERE symbol_a = %s AND symbol_b = %s AND timeframe = %s AND day >= %s AND day < %s ORDER BY day",
+            (*sorted((symbol_a, symbol_b)), timeframe, first_day, end_day),
         )
 
     def read_correlations(self, first_day: date, end_day: date) -> pd.DataFrame:
