@@ -6,6 +6,7 @@ import json
 import sys
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -178,6 +179,60 @@ def backfill(
         say("A later stage grows by what an earlier one changes.")
         return
     raise typer.Exit(load_through_daemon(root, config, extent))
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="Where data.parquet and manifest.json go.")],
+    symbols: Annotated[str, typer.Option(help="Comma-separated; all of NEXUS_SYMBOLS by default.")] = "",
+    start: Annotated[str, typer.Option("--from", help="First open of a bar: a day or an instant, UTC.")] = "",
+    end: Annotated[str, typer.Option("--to", help="End, exclusive.")] = "",
+    features: Annotated[str, typer.Option(help="rsi_14,natr_14@4h,correlation@XAUUSD; all 32 by default.")] = "",
+    label: Annotated[str, typer.Option(help="Column of features.labels.")] = "forward_return_24h",
+    split: Annotated[str, typer.Option(help="train, validation, test or all; no split by default.")] = "",
+    timeframe: Annotated[str, typer.Option(help="Of the rows; NEXUS_SERVING_TIMEFRAME by default.")] = "",
+    as_known: Annotated[str, typer.Option(help="Only what was known at this instant.")] = "",
+    overwrite: Annotated[bool, typer.Option(help="Replace an export that is there.")] = False,
+    verify: Annotated[bool, typer.Option(help="Compare the export in the folder with its manifest instead.")] = False,
+) -> None:
+    """Write a training set as Parquet, with a manifest that says how to make it again."""
+    from nexus_assets import exports
+    from nexus_assets.resources import open_market_store
+    from nexus_assets.training_request import request
+
+    if verify:
+        differences = exports.verify(folder)
+        for sentence in differences:
+            print(sentence)
+        say("The export differs from its manifest." if differences else "The export is what its manifest says.")
+        raise typer.Exit(1 if differences else 0)
+    if not start or not end:
+        raise typer.BadParameter("--from and --to are needed")
+    config = settings()
+    asked = request(
+        symbols.replace(",", " ").split() or config.symbols,
+        start,
+        end,
+        features.replace(",", " ").split() or None,
+        label,
+        split or None,
+        timeframe or None,
+        as_known or None,
+        config=config,
+    )
+    facts = exports.export(
+        open_market_store(config),
+        asked,
+        folder,
+        config,
+        overwrite=overwrite,
+        progress=lambda symbol, rows: say(f"{symbol}: {rows:,} rows so far"),
+    )
+    for reason, rows in facts["left_out"].items():
+        say(f"Left out: {rows:,} rows, {reason}")
+    size = facts["file"]["bytes"] / 1e6
+    say(f"{facts['rows']:,} rows, {len(facts['columns'])} columns, {size:.1f} MB in {folder / exports.DATA}")
+    print(facts["hashes"]["content_hash"])
 
 
 @app.command()

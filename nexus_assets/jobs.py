@@ -5,6 +5,7 @@ What belongs here: selections of assets. When they run is in schedules.py.
 
 import dagster as dg
 
+from nexus_assets.assets.training_set import training_set
 from nexus_assets.planning import ANALYTICS, FEATURES, PRICES
 from nexus_assets.schemas import BARS, DATASET_SPLITS, Table
 
@@ -43,4 +44,10 @@ split_labels = dg.define_asset_job(
     description="Assign every label to training, validation or test.",
 )
 
-JOBS = [market_update, market_healing, market_catch_up, daily_correlation, split_labels]
+training_sets = dg.define_asset_job(
+    "training_sets",
+    selection=_selection(DATASET_SPLITS) | dg.AssetSelection.assets(training_set),
+    description="Splits anew, and the training set of a month as Parquet.",
+)
+
+JOBS = [market_update, market_healing, market_catch_up, daily_correlation, split_labels, training_sets]

@@ -37,6 +37,11 @@ def symbol_day_partitions() -> dg.MultiPartitionsDefinition:
     )
 
 
+def months_partitions() -> dg.MonthlyPartitionsDefinition:
+    """Every month that is over, from that of NEXUS_START_DAY on. Keys read `2024-01-01`."""
+    return dg.MonthlyPartitionsDefinition(start_date=settings().start_day.replace(day=1).isoformat(), timezone="UTC")
+
+
 def partition_key(symbol: str, day: date) -> str:
     """The key of one slice, as Dagster writes it: `2024-01-04|EURUSD`."""
     return f"{day.isoformat()}|{symbol}"

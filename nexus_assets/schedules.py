@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 import dagster as dg
 
 from nexus_assets.backfill import Rectangle
-from nexus_assets.jobs import daily_correlation, market_healing, market_update
+from nexus_assets.jobs import daily_correlation, market_healing, market_update, training_sets
 from nexus_assets.market_store import MarketStore
 from nexus_assets.partitions import RANGE_END_TAG, RANGE_START_TAG
 from nexus_assets.planning import FEATURES, PRICES, Ledger, cover, load_from, stale_cells
@@ -94,6 +94,21 @@ def daily_healing(
         yield dg.RunRequest(run_key=f"{today}-{number}", tags=range_tags(rectangle))
 
 
+@dg.schedule(
+    job=training_sets,
+    cron_schedule="10 1 10 * *",
+    execution_timezone="UTC",
+    default_status=STATUS,
+    description="On the 10th of every month at 01:10: the training set of the month before, whose labels are over.",
+)
+def monthly_training_set(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """The last horizon of a month ends at most eight days after it."""
+    month = (_day_of(context).replace(day=1) - timedelta(days=1)).replace(day=1)
+    if month < settings().start_day.replace(day=1):
+        return dg.SkipReason(f"{month:%B %Y} lies before NEXUS_START_DAY.")
+    return dg.RunRequest(run_key=month.isoformat(), partition_key=month.isoformat())
+
+
 def healing_rectangles(store: MarketStore, config: Settings, symbols: tuple[str, ...], today: date) -> list[Rectangle]:
     """What healing would run: the union over the stages, because one run holds them all."""
     first = max(config.start_day, today - timedelta(days=config.healing_days))
@@ -103,4 +118,4 @@ def healing_rectangles(store: MarketStore, config: Settings, symbols: tuple[str,
     return cover(cells, config.symbols, tables)
 
 
-SCHEDULES = [hourly_update, daily_correlation_schedule, daily_healing]
+SCHEDULES = [hourly_update, daily_correlation_schedule, daily_healing, monthly_training_set]

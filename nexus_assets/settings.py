@@ -64,12 +64,14 @@ class Settings(BaseSettings):
     correlation_window: int = Field(100, ge=10, le=5000)
     sources: Path | None = Field(None, description="TOML file that says which provider serves which symbols.")
     files_root: Path | None = Field(None, description="Folder of price files for the provider `files`.")
+    training_features: Listed = Field((), description="Features of features/training_set; all 32 where empty.")
+    training_label: str = "forward_return_24h"
     demo_days: int = Field(45, ge=1, le=400)
     healing_days: int = Field(14, ge=1, le=366)
     automation: bool = True
     webserver_port: int = Field(3000, ge=1, le=65535)
 
-    @field_validator("symbols", "rolled_up_timeframes", "feature_timeframes", mode="before")
+    @field_validator("symbols", "rolled_up_timeframes", "feature_timeframes", "training_features", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(filter(None, re.split(r"[\s,]+", value.strip()))) if isinstance(value, str) else value

@@ -84,8 +84,8 @@ class TrainingRequest:
         timeframe: Of the rows.
         features: In the order asked for.
         label: A key of LABEL_END.
-        split: A part of features.dataset_splits, `all` for every part with its name in a column, a TimeSplit, or None
-            for no split.
+        split: A part of features.dataset_splits, `all` for every row with its part's name in a column, a TimeSplit, or
+            None for no split.
         as_known: What was known at this instant; None for the newest corrections.
     """
 

@@ -126,8 +126,9 @@ def training_set(
         end: End of ts, exclusive.
         features: `rsi_14`, `rsi_14@4h`, `correlation@XAUUSD`; None for all 32 indicators.
         label: forward_return_24h, direction_24h, barrier_label, barrier_return or barrier_net_return.
-        split: train, validation or test of features.dataset_splits; `all` for every part, with its name in the column
-            split; a TimeSplit with other boundaries; None for no split.
+        split: train, validation or test of features.dataset_splits; `all` for every row, with the name of its part in
+            the column split (missing where the table does not have the row yet); a TimeSplit with other boundaries;
+            None for no split.
         timeframe: Of the rows; NEXUS_SERVING_TIMEFRAME by default.
         as_known: Only what was known at this instant. None: with the newest corrections.
 
@@ -206,10 +207,10 @@ def _with_split(
         names = transform.gather(stored, transform.same_bar(_micros(labels["ts"]), _micros(stored["ts"])))["split"]
         wanted = asked.split
     labels = labels.append_column("split", names)
+    if wanted == "all":
+        return labels
     there = labels.filter(pc.is_valid(labels["split"]))  # pyright: ignore[reportAttributeAccessIssue]
     _count(dropped, "not in features.dataset_splits", labels.num_rows - there.num_rows)
-    if wanted == "all":
-        return there
     chosen = there.filter(pc.equal(there["split"], wanted))  # pyright: ignore[reportAttributeAccessIssue]
     for value in pc.value_counts(there["split"]).to_pylist():  # pyright: ignore[reportAttributeAccessIssue]
         if value["values"] != wanted:
@@ -319,6 +320,6 @@ def _schema(asked: TrainingRequest) -> pa.Schema:
         described("horizon_end", instant, "The label is visible from then on."),
     ]
     if asked.split is not None:
-        fields.append(described("split", pa.string(), "Part of the split."))
+        fields.append(described("split", pa.string(), "Where the row may be used; as in features.dataset_splits."))
     fields.append(described("known_at", instant, "Latest known_at of everything in the row."))
     return pa.schema(fields)

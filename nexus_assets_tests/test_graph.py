@@ -51,7 +51,8 @@ def stored(store: MarketStore, table: str, columns: str) -> pd.DataFrame:
 
 def test_every_asset_is_described_owned_and_has_its_table_s_columns(loaded: Graph) -> None:
     specs = {spec.key.to_user_string(): spec for spec in loaded.definitions.resolve_all_asset_specs()}
-    assert set(specs) == {"/".join(table.asset_key) for table in ASSET_TABLES}
+    assert set(specs) == {"/".join(table.asset_key) for table in ASSET_TABLES} | {"features/training_set"}
+    assert specs["features/training_set"].description
     for table in ASSET_TABLES:
         spec = specs["/".join(table.asset_key)]
         assert spec.description
@@ -66,6 +67,7 @@ def test_every_asset_is_described_owned_and_has_its_table_s_columns(loaded: Grap
         "features/indicators": ["market/bars"],
         "features/labels": ["market/bars"],
         "features/dataset_splits": ["features/labels"],
+        "features/training_set": ["features/dataset_splits", "features/indicators", "features/labels"],
         "analytics/correlation_matrix": ["market/bars"],
         "analytics/pair_rankings": ["analytics/correlation_matrix"],
     }

@@ -1,26 +1,33 @@
 """Training sets over a stored market, against an oracle that looks each value up by itself, row by row."""
 
 import hashlib
+import json
 import struct
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import numpy as np
 import pandas as pd
 import polars
 import pytest
+from pyarrow import parquet
 
 from nexus_assets import trading_calendar
 from nexus_assets.errors import NexusError, TrainingSetError
+from nexus_assets.exports import export, verify
 from nexus_assets.instruments import instrument
 from nexus_assets.market_store import MarketStore
 from nexus_assets.schemas import CORRELATION_MATRIX, DATASET_SPLITS, INDICATOR_ROWS, LABELS
+from nexus_assets.services import ServiceState
 from nexus_assets.settings import Settings, load_settings
 from nexus_assets.training_request import TimeSplit, request
 from nexus_assets.training_sets import TrainingSet, assemble
 from nexus_assets.transforms import correlations, indicators, labels, splits
+from nexus_assets_tests.conftest import DatabaseMaker
+from nexus_assets_tests.graphs import graph
 from nexus_assets_tests.transforms.feature_bars import walk
 
 SYMBOLS = ("EURUSD", "GBPUSD", "XAUUSD")
@@ -282,3 +289,100 @@ def test_what_does_not_exist_is_refused_with_its_name(
     with pytest.raises(NexusError, match=sentence.replace(".", r"\.")) as refused:
         ask(market, config, **changes)
     assert refused.value.next_step or isinstance(refused.value, TrainingSetError)
+
+
+class TestExport:
+    """Parquet files and their manifests."""
+
+    def asked(self, config: Settings, **changes: Any):
+        wanted: dict[str, Any] = {
+            "symbols": ("EURUSD", "GBPUSD"), "start": FIRST_DAY, "end": END_DAY, "features": FEATURES,
+            "label": "forward_return_24h", "split": "all", "timeframe": "1h", "as_known": None,
+        }  # fmt: skip
+        return request(**{**wanted, **changes}, config=config)
+
+    def test_the_file_holds_the_rows_and_the_manifest_their_hashes(
+        self, market: MarketStore, config: Settings, tmp_path: Path
+    ) -> None:
+        told: list[tuple[str, int]] = []
+        facts = export(market, self.asked(config), tmp_path / "set", config, progress=lambda *seen: told.append(seen))
+        whole = assemble(market, self.asked(config), config)
+        assert parquet.read_table(tmp_path / "set" / "data.parquet").equals(whole.arrow)
+        assert sorted(path.name for path in (tmp_path / "set").iterdir()) == ["data.parquet", "manifest.json"]
+        stored = json.loads((tmp_path / "set" / "manifest.json").read_text())
+        assert stored == facts
+        assert stored["hashes"] == whole.manifest()["hashes"]
+        assert [symbol for symbol, _ in told] == ["EURUSD", "GBPUSD"]
+        assert told[-1][1] == stored["rows"] == len(whole)
+        file = tmp_path / "set" / "data.parquet"
+        assert stored["file"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+
+    def test_the_same_request_writes_the_same_bytes(
+        self, market: MarketStore, config: Settings, tmp_path: Path
+    ) -> None:
+        first, second = (export(market, self.asked(config), tmp_path / name, config)["file"]["sha256"] for name in "ab")
+        assert first == second
+
+    def test_an_export_is_not_overwritten_unless_asked_to(
+        self, market: MarketStore, config: Settings, tmp_path: Path
+    ) -> None:
+        export(market, self.asked(config), tmp_path, config)
+        with pytest.raises(TrainingSetError, match="holds an export already"):
+            export(market, self.asked(config), tmp_path, config)
+        facts = export(market, self.asked(config, features=["rsi_14"]), tmp_path, config, overwrite=True)
+        assert json.loads((tmp_path / "manifest.json").read_text()) == facts
+        assert verify(tmp_path) == []
+
+    def test_an_export_that_fails_leaves_the_older_one_as_it_was(
+        self, market: MarketStore, config: Settings, tmp_path: Path
+    ) -> None:
+        export(market, self.asked(config), tmp_path, config)
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        with pytest.raises(TrainingSetError, match="No row"):
+            export(market, self.asked(config, start="2019-01-01", end="2019-02-01"), tmp_path, config, overwrite=True)
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+    def test_a_changed_file_is_found_out(self, market: MarketStore, config: Settings, tmp_path: Path) -> None:
+        export(market, self.asked(config), tmp_path, config)
+        assert verify(tmp_path) == []
+        table = parquet.read_table(tmp_path / "data.parquet")
+        values = table["rsi_14"].to_numpy().copy()
+        values[100] += 1e-9
+        position = table.schema.get_field_index("rsi_14")
+        parquet.write_table(table.set_column(position, "rsi_14", [values]), tmp_path / "data.parquet")
+        assert verify(tmp_path) == ["Column rsi_14 differs from the manifest."]
+        parquet.write_table(table.slice(1), tmp_path / "data.parquet")
+        assert any("rows; the manifest says" in sentence for sentence in verify(tmp_path))
+        (tmp_path / "data.parquet").write_bytes(b"nothing")
+        with pytest.raises(TrainingSetError, match="no readable export"):
+            verify(tmp_path)
+
+    def test_a_folder_that_cannot_be_made_is_named(self, market: MarketStore, config: Settings, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("in the way")
+        with pytest.raises(TrainingSetError, match="file/set failed"):
+            export(market, self.asked(config), tmp_path / "file" / "set", config)
+
+
+def test_the_asset_writes_a_month_of_every_symbol_with_its_facts_in_the_ui(
+    market: MarketStore, databases: DatabaseMaker, services: ServiceState, tmp_path: Path
+) -> None:
+    with graph(
+        market, databases.url_of(market.database), services.redis_url, home=str(tmp_path), symbols=" ".join(SYMBOLS),
+        start_day=str(HISTORY), training_features="rsi_14 natr_14@4h",
+    ) as made:  # fmt: skip
+        job = made.definitions.resolve_job_def("training_sets")
+        result = job.execute_in_process(instance=made.instance, partition_key="2024-03-01")
+        assert result.success
+        (event,) = made.instance.fetch_materializations(dg.AssetKey(["features", "training_set"]), limit=5).records
+        assert event.asset_materialization is not None
+        told = event.asset_materialization.metadata
+    folder = tmp_path / "training_sets" / "2024-03"
+    facts = json.loads((folder / "manifest.json").read_text())
+    rows = parquet.read_table(folder / "data.parquet")
+    assert told["dagster/row_count"].value == rows.num_rows == facts["rows"] > 1300
+    assert told["content_hash"].value == facts["hashes"]["content_hash"]
+    # The rows of a month are those whose bars end in it.
+    ends = rows["entry_at"].to_pylist()
+    assert min(ends) > datetime(2024, 3, 1, tzinfo=UTC)
+    assert max(ends) <= datetime(2024, 4, 1, tzinfo=UTC)
+    assert set(rows["symbol"].to_pylist()) == set(SYMBOLS)
