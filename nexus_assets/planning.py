@@ -38,7 +38,7 @@ from nexus_assets.transforms.correlations import (
     RANKINGS_VERSION,
     look_back_days,
 )
-from nexus_assets.transforms.labels import LABELS_VERSION
+from nexus_assets.transforms.labels import LABELS_VERSION, VOLATILITY_BARS
 
 Cell = tuple[str, date]
 
@@ -57,11 +57,11 @@ _VERSIONS = {
 }
 
 
-def warmup_days(timeframe: str) -> int:
-    """Calendar days that certainly hold WARMUP_BARS bars of an asset class that trades five days a week, with the
-    year's longest holidays between."""
+def warmup_days(timeframe: str, bars: int = WARMUP_BARS) -> int:
+    """Calendar days that certainly hold this many bars of an asset class that trades five days a week, with the year's
+    longest holidays between."""
     bars_a_week = 5 * 1380 / minutes(timeframe) if timeframe != "1d" else 5
-    return ceil(WARMUP_BARS / bars_a_week * 7) + 8
+    return ceil(bars / bars_a_week * 7) + 8
 
 
 def switched_off(config: Settings, history_start: date, today: date) -> dict[str, str]:
@@ -141,10 +141,11 @@ def stale_cells(
 ) -> set[Cell]:
     """The slices of one symbol x day table that were never written, are not complete, or read what changed since."""
     indicator_reach = max(warmup_days(timeframe) for timeframe in config.feature_timeframes)
+    volatility_reach = max(warmup_days(timeframe, VOLATILITY_BARS + 1) for timeframe in config.feature_timeframes)
     reach = {
         BARS.qualified: (RAW_OHLC.qualified, 1, 0),
         INDICATOR_ROWS.qualified: (BARS.qualified, indicator_reach, 0),
-        LABELS.qualified: (BARS.qualified, 0, LABEL_REACH_DAYS),
+        LABELS.qualified: (BARS.qualified, volatility_reach, LABEL_REACH_DAYS),
     }
     table = target.qualified
     found: set[Cell] = set()

@@ -39,6 +39,9 @@ _ARROW = {
     "boolean": pyarrow_.bool_(),
 }
 
+_NULLABLE = {"integer": pd.Int64Dtype(), "smallint": pd.Int16Dtype(), "boolean": pd.BooleanDtype()}
+"""Types of pandas for columns that may hold NULL and that numpy's types have no NULL for."""
+
 BOUNDS_TOLERANCE = 1e-9
 """Share of a column's range by which a value may exceed its bounds: TA-Lib gives stoch_k = -9e-12 on good data."""
 
@@ -94,8 +97,8 @@ class Column:
             "smallint": "int16",
             "boolean": "bool",
         }[self.type]
-        if self.type in ("integer", "smallint", "boolean") and self.nullable:
-            dtype = {"integer": "Int64", "smallint": "Int16", "boolean": "boolean"}[self.type]
+        if self.type in _NULLABLE and self.nullable:
+            dtype = _NULLABLE[self.type]
         if self.type == "date":
             dtype = object
         return pa.Column(
@@ -150,6 +153,15 @@ class Table:
             ordered=True,
             name=self.qualified,
         )
+
+    def to_pandas(self, rows: pyarrow_.Table) -> pd.DataFrame:
+        """Rows in the table's Arrow types as a frame in the types that `pandera` checks."""
+        frame = rows.to_pandas()
+        for column in self.columns:
+            if column.nullable and column.type in _NULLABLE:
+                mapper = {_ARROW[column.type]: _NULLABLE[column.type]}.get
+                frame[column.name] = rows[column.name].to_pandas(types_mapper=mapper)
+        return frame
 
     def empty(self) -> pd.DataFrame:
         """A frame of no rows with every column in its type."""
@@ -325,6 +337,23 @@ LABELS = Table(
         Column("missing_reason", "text", "Why forward_return_24h is NULL.", nullable=True,
                values=("no_exit_bar",)),
         _DERIVED_KNOWN_AT, _CODE_VERSION,
+        Column("volatility_50", "float", "Standard deviation (ddof 1) of the last 50 log returns, of one bar, not "
+               "annualised.", "fraction", nullable=True, bounds=(0.0, None)),
+        Column("direction_24h", "smallint", "Sign of forward_return_24h; 0 within a quarter of the volatility of the "
+               "whole horizon.", nullable=True, bounds=(-1, 1)),
+        Column("barrier", "text", "Which barrier the price met first; profit and loss lie at the entry close x (1 + or "
+               "- barrier_width).", nullable=True, values=("profit", "loss", "time")),
+        Column("barrier_label", "smallint", "1 for profit, -1 for loss, 0 for time.", nullable=True, bounds=(-1, 1)),
+        Column("barrier_t1", "timestamp", "End of the bar that met the barrier.", nullable=True),
+        Column("barrier_return", "float", "Exit price / entry close - 1: at the barrier, at the open of a bar that "
+               "opens beyond it, or at the last close of the horizon.", "fraction", nullable=True),
+        Column("barrier_net_return", "float", "The same, bought on the ask and sold on the bid; NULL where a spread is "
+               "not stored.", "fraction", nullable=True),
+        Column("barrier_width", "float", "4 x volatility_50.", "fraction", nullable=True, bounds=(0.0, None)),
+        Column("barrier_ambiguous", "boolean", "Both barriers lie in the deciding bar; it counts as the loss.",
+               nullable=True),
+        Column("barrier_missing_reason", "text", "Why the barrier columns are NULL.", nullable=True,
+               values=("no_volatility", "no_exit_bar")),
     ),
     key=("symbol", "timeframe", "ts"),
     time_column="ts",

@@ -166,7 +166,7 @@ def validated(table: Table, frame: pd.DataFrame) -> pa.Table:
         raise DatabaseError(f"Rows for {table.qualified} have the unknown columns {', '.join(map(str, surplus))}.")
     rows = to_arrow(table.arrow, frame, table.qualified)
     try:
-        table.pandera.validate(rows.to_pandas(), lazy=True)
+        table.pandera.validate(table.to_pandas(rows), lazy=True)
     except pandera.errors.SchemaErrors as error:
         raise DatabaseError(
             f"{frame.shape[0]} rows for {table.qualified} break its schema: {_failures(table, rows, error)}",

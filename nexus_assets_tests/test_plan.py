@@ -17,6 +17,7 @@ from nexus_assets.planning import (
 )
 from nexus_assets.schemas import BARS, CORRELATION_MATRIX, INDICATOR_ROWS, LABELS, PAIR_RANKINGS, RAW_OHLC, Table
 from nexus_assets.settings import load_settings
+from nexus_assets.transforms.labels import LABELS_VERSION
 
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)
@@ -27,6 +28,11 @@ CONFIG = load_settings(symbols=("EURUSD", "GBPUSD", "USDJPY"), feature_timeframe
 
 def entry(written: datetime = NOW, changed: datetime = NOW, rows: int = 24, complete: bool = True, version: int = 1):
     return (written, changed, rows, complete, version)
+
+
+def current(table: Table, **changes) -> tuple:
+    """An entry that this version of the code wrote."""
+    return entry(version={LABELS: LABELS_VERSION}.get(table, 1), **changes)
 
 
 def ledger(*rows: tuple[Table, str, date, tuple]) -> Ledger:
@@ -42,7 +48,7 @@ def test_what_was_never_written_is_stale() -> None:
 
 
 def test_what_is_written_and_complete_is_left_alone() -> None:
-    made = ledger(*((table, "EURUSD", DAY, entry()) for table in (*PRICES, *FEATURES)))
+    made = ledger(*((table, "EURUSD", DAY, current(table)) for table in (*PRICES, *FEATURES)))
     assert not any(stale(made, table) for table in (*PRICES, *FEATURES))
 
 
@@ -61,17 +67,19 @@ def test_bars_are_stale_when_prices_of_their_day_or_of_the_evening_before_change
         assert stale(made, BARS) is expected
 
 
-def test_indicators_look_back_over_their_warm_up_and_labels_ahead_over_their_horizon() -> None:
+def test_indicators_look_back_over_their_warm_up_and_labels_over_their_volatility_and_horizon() -> None:
     reach = warmup_days("1h")
     for table, offset, expected in (
         (INDICATOR_ROWS, -10, True),
         (INDICATOR_ROWS, -reach - 1, False),
         (INDICATOR_ROWS, 1, False),
         (LABELS, 6, True),
-        (LABELS, -1, False),
+        (LABELS, 9, False),
+        (LABELS, -3, True),  # the 50 bars of the volatility
+        (LABELS, -warmup_days("1h", 51) - 1, False),
     ):
         made = ledger(
-            (table, "EURUSD", DAY, entry()),
+            (table, "EURUSD", DAY, current(table)),
             (BARS, "EURUSD", DAY + timedelta(days=offset), entry(LATER, changed=LATER)),
         )
         assert stale(made, table) is expected, (table.qualified, offset)

@@ -207,6 +207,22 @@ def test_other_boundaries_than_the_stored_ones_split_anew(market: MarketStore, c
     assert later["t1"].max() < pd.Timestamp(validation_end)
 
 
+@pytest.mark.parametrize(
+    ("label", "end"),
+    [("barrier_label", "barrier_t1"), ("barrier_return", "barrier_t1"), ("direction_24h", "t1")],
+)
+def test_each_label_comes_with_its_own_end(market: MarketStore, config: Settings, label: str, end: str) -> None:
+    data = ask(market, config, symbols=["EURUSD"], features=["rsi_14"], label=label)
+    stored = market.database.rows(
+        f"SELECT ts, {label}, {end} FROM features.labels "
+        "WHERE symbol = 'EURUSD' AND timeframe = '1h' AND barrier IS NOT NULL ORDER BY ts"
+    )
+    assert data.arrow.select(["ts", label, "t1"]).to_pylist() == [
+        {"ts": row["ts"], label: row[label], "t1": row[end]} for row in stored
+    ]
+    assert len(data) > 500
+
+
 def test_it_comes_as_arrow_pandas_and_polars_with_the_same_values(market: MarketStore, config: Settings) -> None:
     data = ask(market, config)
     pandas, frame = data.pandas(), data.polars()

@@ -1,7 +1,9 @@
 """features/labels: what happened in the 24 open market hours after each bar.
 
-From: market/bars, up to six days ahead. A label exists only once its whole horizon has passed and was collected; a
-day that is not mature yet is materialised with the counts matured and expected, and the healing run returns to it.
+From: market/bars, 50 bars back for the volatility and up to six days ahead. Forward return, its direction, and which
+of three barriers (profit, loss, time) the price met first. A label exists only once its whole horizon has passed and
+was collected; a day that is not mature yet is materialised with the counts matured and expected, and the healing run
+returns to it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -86,9 +88,13 @@ def labels(
 
 def compute(store: MarketStore, piece: Slice, timeframe: str) -> tuple[transform.LabelResult, pd.Timestamp]:
     """The labels of a slice at one timeframe, and the end of the newest bar that was collected."""
-    start, _ = trading_calendar.slice_bounds(timeframe, piece.first_day, piece.end_day)
-    _, end = trading_calendar.day_range(piece.first_day, piece.end_day + timedelta(days=LOOK_AHEAD_DAYS))
-    collected = store.read_bars(piece.symbol, timeframe, start, end)
+    collected = store.read_bars_with_warmup(
+        piece.symbol,
+        timeframe,
+        piece.first_day,
+        piece.end_day + timedelta(days=LOOK_AHEAD_DAYS),
+        transform.VOLATILITY_BARS,
+    )
     result = transform.compute(
         collected,
         instrument=instrument(piece.symbol),

@@ -4,17 +4,13 @@ The slice of a day is the last WARMUP_BARS bars that end at or before its 00:00 
 recursions and running sums depend on where they start, so the slice is part of every column's definition and each day
 is computed alone on it: the bits are the same whichever days are asked for together.
 
-Every sum of ours adds in a fixed order, oldest bar first, by elementwise operations that IEEE 754 rounds correctly
-whatever the processor's vector width; TA-Lib's loops are sequential. Logarithms are TA-Lib's, because numpy's differ in
-the last bit between processors.
+Sums and logarithms of our own formulas are those of returns.py; TA-Lib's loops are sequential.
 """
 
 import math
-import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
-from functools import reduce
 
 import numpy as np
 import pandas as pd
@@ -33,6 +29,7 @@ from nexus_assets.instruments import Instrument
 from nexus_assets.schemas import INDICATOR_ROWS
 from nexus_assets.timeframes import minutes
 from nexus_assets.trading_calendar import bar_end, day_start
+from nexus_assets.transforms.returns import log_returns, mean_and_deviation, sum_of_last
 
 _DAY = 86_400_000_000  # microseconds
 
@@ -177,52 +174,20 @@ def _own_formulas(series: Mapping[str, np.ndarray], yearly: float) -> dict[str, 
     They look at one short window and carry nothing on from bar to bar, so computing all days at once gives the bits
     that each slice alone would give.
     """
-    returns = _log_returns(series["close"])
+    returns = log_returns(series["close"])
     formulas = {"log_return", "historical_volatility", "return_zscore"}
     columns = {}
     for indicator in (i for i in INDICATORS if i.call in formulas):
         if indicator.call == "log_return":
             columns[indicator.name] = returns
             continue
-        mean, deviation = _mean_and_deviation(returns, int(indicator.parameters["timeperiod"]))
+        mean, deviation = mean_and_deviation(returns, int(indicator.parameters["timeperiod"]))
         if indicator.call == "historical_volatility":
             columns[indicator.name] = math.sqrt(yearly) * deviation
         else:
             with np.errstate(divide="ignore", invalid="ignore"):
                 columns[indicator.name] = (returns - mean) / deviation
     return columns
-
-
-def _log_returns(close: np.ndarray) -> np.ndarray:
-    """ln(close / previous close); the first is missing."""
-    returns = np.full(len(close), np.nan)
-    if len(close) > 1:
-        returns[1:] = talib.LN(close[1:] / close[:-1])
-    return returns
-
-
-def _sum(values: np.ndarray, period: int) -> np.ndarray:
-    """Sum of the last `period` values, each window added afresh, oldest first; missing where the window is short."""
-    sums = np.full(len(values), np.nan)
-    count = len(values) - period + 1
-    if count > 0:
-        sums[period - 1 :] = reduce(operator.add, (values[k : k + count] for k in range(period)))
-    return sums
-
-
-def _mean_and_deviation(values: np.ndarray, period: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (ddof 1) of the last `period` values, in two passes.
-
-    The usual difference of two running sums loses all digits on a quiet stretch after a large move.
-    """
-    mean = _sum(values, period) / period
-    deviation = np.full(len(values), np.nan)
-    count = len(values) - period + 1
-    if count > 0:
-        centre = mean[period - 1 :]
-        squares = reduce(operator.add, ((values[k : k + count] - centre) ** 2 for k in range(period)))
-        deviation[period - 1 :] = np.sqrt(squares / (period - 1))
-    return mean, deviation
 
 
 def _highest(values: np.ndarray, period: int) -> np.ndarray:
@@ -287,7 +252,7 @@ def _has_no_flow(series: Mapping[str, np.ndarray], period: int) -> np.ndarray:
     typical = (series["high"] + series["low"] + series["close"]) / 3.0
     before = np.concatenate([typical[:1], typical[:-1]])
     moved = np.abs(typical - before) > _TIE * (typical + before)
-    flow = _sum(np.where(moved, series["volume"], 0.0), period)
+    flow = sum_of_last(np.where(moved, series["volume"], 0.0), period)
     lacking = _lowest(series["volume_usable"], period + 1) == 0.0
     mixed = _highest(series["volume_change"], period + 1) != _lowest(series["volume_change"], period + 1)
     return lacking | mixed | ~(flow > 0.0)

@@ -92,13 +92,14 @@ def test_an_exit_bar_less_than_a_bar_old_is_taken():
     assert rows["forward_return_24h"].notna().all()
 
 
-def test_known_at_is_the_latest_from_the_entry_bar_to_the_exit_bar(hours):
+def test_known_at_is_the_latest_from_the_bars_of_the_volatility_to_the_exit_bar(hours):
     bars = hours.copy()
     correction = at("2024-05-01 00:00")
     bars.loc[bars["ts"] == at("2024-03-06 05:00"), "known_at"] = correction
-    rows = compute(bars, date(2024, 3, 4), date(2024, 3, 8)).labels
+    rows = compute(bars, date(2024, 3, 4), date(2024, 3, 9)).labels
     touched = rows["known_at"] == correction
-    assert rows.loc[touched, "ts"].tolist() == pd.date_range(at("2024-03-05 05:00"), periods=25, freq="h").tolist()
+    # From the label whose horizon ends with the bar to the label whose volatility starts with it.
+    assert rows.loc[touched, "ts"].tolist() == pd.date_range(at("2024-03-05 05:00"), periods=75, freq="h").tolist()
     assert (rows.loc[~touched, "known_at"] == rows.loc[~touched, "t1"] + pd.Timedelta(seconds=2)).all()
 
 
@@ -123,7 +124,9 @@ def test_days_computed_alone_have_the_same_labels_as_days_computed_together():
     for k in range((end - first).days):
         day = first + timedelta(days=k)
         start, stop = trading_calendar.slice_bounds("1h", day, day + timedelta(days=1) + labels.LOOK_AHEAD)
-        parts.append(compute(bars.loc[(bars["ts"] >= start) & (bars["ts"] < stop)], day, day + timedelta(days=1)))
+        before = bars.loc[bars["ts"] < start].iloc[-labels.VOLATILITY_BARS :]
+        own = bars.loc[(bars["ts"] >= start) & (bars["ts"] < stop)]
+        parts.append(compute(pd.concat([before, own]), day, day + timedelta(days=1)))
     assert_same_bits(pd.concat([p.labels for p in parts if len(p.labels)]), together.labels)
     assert {d: n for p in parts for d, n in p.matured.items()} == together.matured
     assert together.matured[date(2024, 3, 12)] < together.expected[date(2024, 3, 12)]
