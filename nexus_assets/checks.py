@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
-from itertools import pairwise
+from itertools import combinations
 from typing import Any
 
 import dagster as dg
@@ -24,6 +24,8 @@ from nexus_assets.partitions import PARTITION_TAG, RANGE_END_TAG, RANGE_START_TA
 from nexus_assets.providers.registry import Sources
 from nexus_assets.schemas import BARS, CORRELATION_MATRIX, DATASET_SPLITS, INDICATOR_ROWS, PAIR_RANKINGS
 from nexus_assets.settings import settings
+from nexus_assets.transforms.folds import overlaps
+from nexus_assets.transforms.splits import embargo_open_hours
 
 RECENT_DAYS = 7
 MAX_QUARANTINED_SHARE = 0.01
@@ -285,17 +287,43 @@ def every_pair_is_ranked(
 
 
 @dg.asset_check(
-    asset=DATASET_SPLITS.asset_key, description="No training interval [entry_at, t1] meets a validation or test one."
+    asset=DATASET_SPLITS.asset_key,
+    description="No interval [entry_at, t1] of an earlier part meets one of a later part, of whichever symbol; and no "
+    "row is entered within the embargo after the part before.",
 )
 def splits_do_not_overlap(market_store: dg.ResourceParam[MarketStore]) -> dg.AssetCheckResult:
-    """Fails where the newest t1 of an earlier split is not before the oldest entry_at of a later one."""
-    spans = market_store.split_spans()
-    order = [name for name in ("train", "validation", "test") if name in spans]
-    wrong = [
-        f"{earlier} ends {spans[earlier][1]}, {later} starts {spans[later][0]}"
-        for earlier, later in pairwise(order)
-        if spans[earlier][1] > spans[later][0]
-    ]
+    """Compares every stored interval; fails with the rows that meet one of a later part."""
+    rows = market_store.read_split_intervals(settings().serving_timeframe)
+    wrong: list[str] = []
+    compared = {}
+    for earlier, later in combinations(("train", "validation", "test"), 2):
+        first, second = rows[rows["split"] == earlier], rows[rows["split"] == later]
+        found = overlaps(first, second)
+        compared[f"{earlier} rows that meet {later}"] = len(found)
+        wrong += [
+            f"{row['symbol']} {row['ts']} of {earlier} reaches {row['t1']}; {row['test_symbol']} of {later} is entered "
+            f"{row['test_entry_at']}"
+            for row in found.head(5).to_dict("records")
+        ]
+    wrong += _embargo_violations(rows)
     return dg.AssetCheckResult(
-        passed=not wrong, severity=dg.AssetCheckSeverity.ERROR, metadata={"overlaps": "; ".join(wrong)}
+        passed=not wrong,
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata={"rows": len(rows), **compared, "wrong": "; ".join(wrong[:10])},
     )
+
+
+def _embargo_violations(rows: pd.DataFrame) -> list[str]:
+    """Sentences about symbols whose validation or test begins before the embargo after the part before is over."""
+    sentences = []
+    for earlier, later in (("train", "validation"), ("validation", "test")):
+        decided = rows.loc[rows["split"] == earlier, "t1"]
+        if decided.empty:
+            continue
+        for (symbol, timeframe), mine in rows[rows["split"] == later].groupby(["symbol", "timeframe"]):  # pyright: ignore[reportGeneralTypeIssues]
+            asset_class = instrument(str(symbol)).asset_class
+            # The boundary lies after the last decision of the part before, so this is the least that is owed.
+            owed = trading_calendar.advance(asset_class, [decided.max()], embargo_open_hours(str(timeframe)))[0]
+            if mine["entry_at"].min() < owed:
+                sentences.append(f"{symbol} of {later} is entered {mine['entry_at'].min()}, before {owed}")
+    return sentences

@@ -7,7 +7,6 @@ schemas.Table, ascending by key.
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -316,13 +315,13 @@ class MarketStore:
         )
         return sorted({row["day"] for row in found})
 
-    def split_spans(self) -> dict[str, tuple[datetime, datetime]]:
-        """By split: the oldest entry_at and the newest t1 of its rows."""
-        found: list[dict[str, Any]] = self.database.rows(
-            "SELECT split, min(entry_at) AS first, max(coalesce(t1, entry_at)) AS last "
-            "FROM features.dataset_splits GROUP BY split"
+    def read_split_intervals(self, timeframe: str) -> pd.DataFrame:
+        """symbol, timeframe, ts, entry_at, t1 and split of the rows that are trained, validated or tested on."""
+        return self.database.frame(
+            "SELECT symbol, timeframe, ts, entry_at, t1, split FROM features.dataset_splits "
+            "WHERE timeframe = %s AND split IN ('train', 'validation', 'test')",
+            (timeframe,),
         )
-        return {row["split"]: (row["first"], row["last"]) for row in found}
 
 
 def _columns(table: Table) -> str:

@@ -370,6 +370,8 @@ DATASET_SPLITS = Table(
         Column("split", "text", "Where the label may be used.",
                values=("train", "validation", "test", "purged", "embargoed")),
         _DERIVED_KNOWN_AT, _CODE_VERSION,
+        Column("uniqueness", "float", "Weight of the label: mean of 1 / number of labels of the same symbol, timeframe "
+               "and split that cover a bar, over its bars.", "fraction", nullable=True, bounds=(0.0, 1.0)),
     ),
     key=("symbol", "timeframe", "ts"),
     time_column="ts",

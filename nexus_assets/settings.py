@@ -64,6 +64,8 @@ class Settings(BaseSettings):
     correlation_window: int = Field(100, ge=10, le=5000)
     sources: Path | None = Field(None, description="TOML file that says which provider serves which symbols.")
     files_root: Path | None = Field(None, description="Folder of price files for the provider `files`.")
+    train_end: date | None = None
+    validation_end: date | None = None
     training_features: Listed = Field((), description="Features of features/training_set; all 32 where empty.")
     training_label: str = "forward_return_24h"
     demo_days: int = Field(45, ge=1, le=400)
@@ -117,6 +119,12 @@ class Settings(BaseSettings):
                     )
         if self.serving_timeframe not in self.feature_timeframes:
             mistakes.append(f"NEXUS_SERVING_TIMEFRAME {self.serving_timeframe} is not in NEXUS_FEATURE_TIMEFRAMES")
+        both = (self.train_end is None) == (self.validation_end is None)
+        if not both or (self.train_end and self.validation_end and self.train_end > self.validation_end):
+            mistakes.append(
+                f"NEXUS_TRAIN_END is {self.train_end} and NEXUS_VALIDATION_END is {self.validation_end}; give both, "
+                "in this order, or none"
+            )
         if mistakes:
             raise ValueError("; ".join(mistakes))
         return self

@@ -39,6 +39,8 @@ from nexus_assets.training_request import (
     request,
 )
 from nexus_assets.transforms import training_sets as transform
+from nexus_assets.transforms.folds import Fold, combinatorial_purged_folds
+from nexus_assets.transforms.sample_weights import average_uniqueness
 
 if TYPE_CHECKING:
     import polars
@@ -66,8 +68,9 @@ class TrainingSet:
 
     Attributes:
         arrow: The rows, by symbol in the catalogue's order and then by ts. Columns: symbol, ts, the features, the
-            label, entry_at, t1 (the label's own end), horizon_end, split (where one was asked for), known_at. The
-            meaning and unit of each column stand in the fields' metadata.
+            label, entry_at, t1 (the label's own end), horizon_end, weight (uniqueness of the label among the rows of
+            its symbol, and of its part of the split), split (where one was asked for), known_at. The meaning and unit
+            of each column stand in the fields' metadata.
         request: What was asked for.
         dropped: Labelled bars in the range that are no rows, by reason.
     """
@@ -93,6 +96,17 @@ class TrainingSet:
         import polars
 
         return polars.from_arrow(self.arrow)  # pyright: ignore[reportReturnType]
+
+    def folds(self, *, groups: int = 6, test_groups: int = 2, embargo_hours: float | None = None) -> Iterator[Fold]:
+        """Combinatorial purged folds of the rows; see transforms.folds.combinatorial_purged_folds.
+
+        A fold's train and test are positions of rows: `frame.iloc[fold.train]`.
+        """
+        intervals = self.arrow.select(["symbol", "entry_at", "t1"]).to_pandas()
+        intervals["timeframe"] = self.request.timeframe
+        return combinatorial_purged_folds(
+            intervals, groups=groups, test_groups=test_groups, embargo_hours=embargo_hours
+        )
 
     def manifest(self) -> dict[str, Any]:
         """What these rows are and what they were made with; see manifests.manifest."""
@@ -179,6 +193,7 @@ def _symbol_rows(
     columns[asked.label] = labels[asked.label]
     for name, stored in (("entry_at", "entry_at"), ("t1", LABEL_END[asked.label]), ("horizon_end", "horizon_end")):
         columns[name] = labels[stored]
+    columns["weight"] = _weights(asked, labels)
     if asked.split is not None:
         columns["split"] = labels["split"]
     columns["known_at"] = transform.latest([labels["known_at"], *known])
@@ -258,6 +273,20 @@ def _with_features(
     return labels, {feature.name: columns[feature.name] for feature in asked.features}, known
 
 
+def _weights(asked: TrainingRequest, labels: pa.Table) -> pa.Array:
+    """The uniqueness of each label among those of one symbol that are used together; missing for those of no use."""
+    intervals = pd.DataFrame({"entry_at": labels["entry_at"], "t1": labels[LABEL_END[asked.label]]})
+    intervals = intervals.assign(symbol="", timeframe="")
+    if asked.split != "all":
+        return pa.array(average_uniqueness(intervals))
+    weights = np.full(len(intervals), np.nan)
+    names = labels["split"].to_numpy()
+    for name in ("train", "validation", "test"):
+        mine = np.flatnonzero(names == name)
+        weights[mine] = average_uniqueness(intervals.iloc[mine])
+    return pa.array(weights, from_pandas=True)
+
+
 def _other_sources(asked: TrainingRequest) -> list[list[Feature]]:
     """The features that come from other rows than the bar's own, by the rows they come from."""
     groups: dict[tuple[str, str | None], list[Feature]] = {}
@@ -318,6 +347,7 @@ def _schema(asked: TrainingRequest) -> pa.Schema:
         described("entry_at", instant, "When the decision is taken: the end of the bar."),
         described("t1", instant, "End of the bar that decided the label; purging uses [entry_at, t1]."),
         described("horizon_end", instant, "The label is visible from then on."),
+        described("weight", pa.float64(), "Uniqueness of the label among those it is used with.", "fraction"),
     ]
     if asked.split is not None:
         fields.append(described("split", pa.string(), "Where the row may be used; as in features.dataset_splits."))

@@ -120,6 +120,7 @@ def test_the_defaults_in_the_example_are_the_defaults() -> None:
     assignments = dict(re.findall(r"^#NEXUS_(\w+)='?([^'\n]*)'?$", (ROOT / ".env.example").read_text(), re.MULTILINE))
     # These have no default that could be written down: an example stands there.
     examples = {"DATABASE_URL", "DAGSTER_URL", "REDIS_URL", "SYMBOLS", "FILES_ROOT", "SOURCES"}
+    examples |= {"TRAIN_END", "VALIDATION_END"}
     written = {name.lower(): assignments[name] for name in {n[6:] for n in SETTINGS} - examples}
     assert load_settings(**written) == load_settings()
 

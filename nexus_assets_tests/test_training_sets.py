@@ -26,6 +26,7 @@ from nexus_assets.settings import Settings, load_settings
 from nexus_assets.training_request import TimeSplit, request
 from nexus_assets.training_sets import TrainingSet, assemble
 from nexus_assets.transforms import correlations, indicators, labels, splits
+from nexus_assets.transforms.folds import overlaps
 from nexus_assets_tests.conftest import DatabaseMaker
 from nexus_assets_tests.graphs import graph
 from nexus_assets_tests.transforms.feature_bars import walk
@@ -197,6 +198,30 @@ def test_a_part_of_the_split_holds_exactly_its_stored_rows(market: MarketStore, 
     assert counts["embargoed"] > 0
 
 
+def test_the_weights_of_a_part_are_those_of_the_stored_split(market: MarketStore, config: Settings) -> None:
+    stored = {
+        (row["symbol"], row["ts"]): row["uniqueness"]
+        for row in market.database.rows("SELECT symbol, ts, uniqueness FROM features.dataset_splits")
+    }
+    for name in ("train", "all"):
+        data = ask(market, config, features=["rsi_14"], split=name).arrow.select(["symbol", "ts", "weight"])
+        assert all(stored[row["symbol"], row["ts"]] == row["weight"] for row in data.to_pylist())
+    alone = ask(market, config, symbols=["EURUSD"], features=["rsi_14"]).pandas()
+    # In the middle of a gapless series each bar is covered by 24 labels.
+    assert alone["weight"].iloc[300] == pytest.approx(1 / 24)
+    assert alone["weight"].iloc[0] > 3 / 24
+
+
+def test_folds_of_a_training_set_never_train_on_what_is_tested(market: MarketStore, config: Settings) -> None:
+    data = ask(market, config, symbols=SYMBOLS, features=["rsi_14"])
+    frame = data.pandas().assign(timeframe="1h")
+    folds = list(data.folds(groups=5, test_groups=2))
+    assert len(folds) == 10
+    for fold in folds:
+        assert overlaps(frame.iloc[fold.train], frame.iloc[fold.test]).empty
+        assert len(fold.train) > 100
+
+
 def test_other_boundaries_than_the_stored_ones_split_anew(market: MarketStore, config: Settings) -> None:
     train_end, validation_end = datetime(2024, 3, 14, tzinfo=UTC), datetime(2024, 3, 25, tzinfo=UTC)
     train = ask(market, config, split=TimeSplit("train", train_end, validation_end)).pandas()
@@ -243,7 +268,7 @@ def test_the_order_of_the_symbols_asked_for_changes_nothing(market: MarketStore,
 def test_all_32_indicators_are_the_default(market: MarketStore, config: Settings) -> None:
     data = ask(market, config, features=None)
     assert len(data.feature_names) == 32
-    assert data.arrow.num_columns == 32 + 7
+    assert data.arrow.num_columns == 32 + 8
 
 
 def test_the_hashes_are_those_of_the_values_whatever_the_chunks(market: MarketStore, config: Settings) -> None:

@@ -1,8 +1,8 @@
 """features/dataset_splits: which labels may be trained on, validated on and tested on.
 
-From: features/labels of every symbol. Boundaries are instants common to all symbols; a training label whose
-[entry_at, t1] meets a later split is purged, and an embargo follows each boundary. Rebuilt as a whole, by hand or
-after a backfill.
+From: features/labels of every symbol. Boundaries are instants common to all symbols, set by NEXUS_TRAIN_END and
+NEXUS_VALIDATION_END; a label whose [entry_at, t1] meets a later part is purged, and an embargo follows each boundary.
+Rebuilt as a whole, by hand or after a backfill.
 """
 
 import dagster as dg
@@ -12,7 +12,8 @@ from nexus_assets.assets.specification import declared
 from nexus_assets.market_store import MarketStore
 from nexus_assets.schemas import DATASET_SPLITS, LABELS
 from nexus_assets.settings import settings
-from nexus_assets.transforms import splits
+from nexus_assets.trading_calendar import day_start
+from nexus_assets.transforms import plots, splits
 
 
 @dg.asset(
@@ -23,6 +24,19 @@ from nexus_assets.transforms import splits
 )
 def dataset_splits(market_store: dg.ResourceParam[MarketStore]) -> dg.Output[pd.DataFrame]:
     """Split every label of the serving timeframe."""
-    frame = splits.split(market_store.read_labels(settings().symbols, settings().serving_timeframe))
-    counts = {str(name): int(count) for name, count in frame["split"].value_counts().items()}
-    return dg.Output(frame, metadata=counts)
+    config = settings()
+    labels = market_store.read_labels(config.symbols, config.serving_timeframe)
+    if config.train_end and config.validation_end:
+        boundaries = (day_start(config.train_end), day_start(config.validation_end))
+    else:
+        boundaries = splits.default_boundaries(labels) if len(labels) else (None, None)
+    frame = splits.split(labels, train_end=boundaries[0], validation_end=boundaries[1])
+    metadata = {str(name): int(count) for name, count in frame["split"].value_counts().items()}
+    if len(frame):
+        metadata |= {
+            "train_end": str(boundaries[0]),
+            "validation_end": str(boundaries[1]),
+            "effective_rows": float(frame["uniqueness"].sum()),
+            "timeline": dg.MetadataValue.md(plots.as_markdown(plots.split_plot(frame), "rows of each part over time")),
+        }
+    return dg.Output(frame, metadata=metadata)

@@ -107,6 +107,28 @@ def heatmap(correlations: pd.DataFrame) -> bytes:
     return _png(figure)
 
 
+def split_plot(rows: pd.DataFrame) -> bytes:
+    """Rows of each part of a split over time.
+
+    Args:
+        rows: Columns entry_at and split, at least one row.
+    """
+    figure, axes = _figure(8.0, 2.6)
+    colours = {"train": "tab:blue", "validation": "tab:orange", "test": "tab:green", "purged": "tab:red"}
+    colours["embargoed"] = "tab:grey"
+    entered = rows["entry_at"].dt.tz_localize(None)
+    edges = pd.date_range(entered.min(), entered.max(), periods=121)
+    parts = [entered[rows["split"] == name] for name in colours]
+    labels = [f"{name} ({len(part):,})" for name, part in zip(colours, parts, strict=True)]
+    axes.hist(parts, bins=list(edges), stacked=True, color=list(colours.values()), label=labels)  # pyright: ignore
+    _dates(axes)
+    axes.set_title(f"{len(rows):,} labels by where they may be used", fontsize=10)
+    axes.set_ylabel("labels", fontsize=8)
+    axes.set_xlabel("entry, UTC", fontsize=8)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=5, fontsize=7, frameon=False)
+    return _png(figure)
+
+
 def _figure(width: float, height: float) -> "tuple[Figure, Axes]":
     """A figure of its own (not pyplot's, whose global state is not safe between threads), in inches."""
     from matplotlib.figure import Figure

@@ -15,8 +15,9 @@ from nexus_assets.schemas import DATASET_SPLITS
 from nexus_assets.timeframes import length
 from nexus_assets.trading_calendar import advance
 from nexus_assets.transforms.labels import HORIZON_OPEN_HOURS
+from nexus_assets.transforms.sample_weights import average_uniqueness
 
-SPLITS_VERSION = 1
+SPLITS_VERSION = 2
 """Raised whenever a row may change its split."""
 
 EMBARGO_BARS = 50
@@ -68,7 +69,8 @@ def split(
         validation_end: First instant of test.
 
     Returns:
-        Columns of schemas.DATASET_SPLITS by symbol, timeframe, ts.
+        Columns of schemas.DATASET_SPLITS by symbol, timeframe, ts. `uniqueness` is counted among the labels of the same
+        split, which are trained on together; it is missing for those that are not used.
 
     Raises:
         SettingsError: one boundary is given without the other, or they are in the wrong order.
@@ -84,8 +86,18 @@ def split(
     split_names[_embargoed(decided, block, boundaries)] = "embargoed"
     split_names[block_at_t1 > block] = "purged"
     decided["split"] = pd.Series(split_names, dtype="str")
+    decided["uniqueness"] = _uniqueness(decided)
     decided["code_version"] = np.int16(SPLITS_VERSION)
     return decided.loc[:, DATASET_SPLITS.column_names]
+
+
+def _uniqueness(labels: pd.DataFrame) -> np.ndarray:
+    """The weight of each label among those of its split."""
+    weights = np.full(len(labels), np.nan)
+    for name in ("train", "validation", "test"):
+        mine = np.flatnonzero(labels["split"] == name)
+        weights[mine] = average_uniqueness(labels.iloc[mine])
+    return weights
 
 
 def _boundaries(labels: pd.DataFrame, train_end: datetime | None, validation_end: datetime | None) -> list[datetime]:

@@ -243,13 +243,13 @@ def test_a_table_by_day_is_replaced_by_day(any_level_database: Database) -> None
 def test_a_whole_table_is_replaced_or_left_alone(fresh_store: MarketStore) -> None:
     splits = pd.DataFrame({
         "symbol": "EURUSD", "timeframe": "1h", "ts": bar_rows(MONDAY, TUESDAY)["ts"], "entry_at": KNOWN_AT,
-        "t1": KNOWN_AT, "split": "train", "known_at": KNOWN_AT, "code_version": 1,
+        "t1": KNOWN_AT, "split": "train", "known_at": KNOWN_AT, "code_version": 1, "uniqueness": 0.5,
     })  # fmt: skip
     assert fresh_store.replace_all(DATASET_SPLITS, splits).written == 24
     assert fresh_store.replace_all(DATASET_SPLITS, splits).written == 0
     assert fresh_store.replace_all(DATASET_SPLITS, splits.head(3)).written == 3
     assert len(fresh_store.read_all(DATASET_SPLITS)) == 3
-    assert fresh_store.split_spans() == {"train": (KNOWN_AT, KNOWN_AT)}
+    assert set(fresh_store.read_split_intervals("1h")["split"]) == {"train"}
 
 
 def test_the_ledger_tells_what_was_written_what_changed_and_what_is_complete(fresh_store: MarketStore) -> None:
