@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from nexus_assets import services
+from nexus_assets import cli_probe, services
 from nexus_assets.errors import NexusError, SettingsError
 from nexus_assets.session import CONSOLE, bring_up, home, say
 from nexus_assets.settings import apply_dotenv, project_root, settings
@@ -24,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(cli_probe.app, name="probe")
 
 
 class Stage(StrEnum):

@@ -9,6 +9,7 @@ NexusError
 ├── FeatureStoreError        Redis refused, or holds something that is not ours
 ├── BackfillError            runs could not be planned, submitted or finished
 ├── TrainingSetError         a training set cannot be assembled or written as it was asked for
+├── ProbeError               a feature function cannot be probed
 └── ProviderError            a market data provider failed
     ├── TransientProviderError   the same request may work later
     └── PermanentProviderError   the same request will not work later
@@ -56,6 +57,10 @@ class BackfillError(NexusError):
 
 class TrainingSetError(NexusError):
     """A training set cannot be assembled or written as it was asked for."""
+
+
+class ProbeError(NexusError):
+    """A feature function cannot be probed: it cannot be found, it failed, or it returned something else."""
 
 
 class ProviderError(NexusError):

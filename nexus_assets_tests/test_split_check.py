@@ -2,6 +2,7 @@
 
 from datetime import date, timedelta
 
+import dagster as dg
 import pandas as pd
 import pytest
 
@@ -30,6 +31,7 @@ def parted() -> pd.DataFrame:
 def verdict(store: MarketStore, rows: pd.DataFrame) -> tuple[bool, str]:
     store.replace_all(DATASET_SPLITS, rows)
     result = splits_do_not_overlap(market_store=store)  # pyright: ignore[reportCallIssue]
+    assert isinstance(result, dg.AssetCheckResult)
     return result.passed, str(result.metadata["wrong"].value)
 
 
