@@ -44,7 +44,8 @@ def project_features(symbol: str, config: Settings) -> FeatureFunction:
             for name in INDICATOR_NAMES:
                 values = other[name].to_numpy()
                 seen = values[position] if len(values) else np.full(len(position), np.nan)
-                columns[f"{name}@{timeframe}"] = np.where(position == training_sets.NOTHING, np.nan, seen)
+                joined = np.where(position == training_sets.NOTHING, np.nan, seen)
+            columns[f"{name}@{timeframe}"] = pd.Series(joined)
         return pd.DataFrame(columns).assign(timeframe=base)
 
     return features
