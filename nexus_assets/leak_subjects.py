@@ -45,7 +45,7 @@ def project_features(symbol: str, config: Settings) -> FeatureFunction:
                 values = other[name].to_numpy()
                 seen = values[position] if len(values) else np.full(len(position), np.nan)
                 joined = np.where(position == training_sets.NOTHING, np.nan, seen)
-            columns[f"{name}@{timeframe}"] = pd.Series(joined)
+                columns[f"{name}@{timeframe}"] = pd.Series(joined)
         return pd.DataFrame(columns).assign(timeframe=base)
 
     return features
