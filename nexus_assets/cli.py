@@ -198,8 +198,8 @@ def export(
 ) -> None:
     """Write a training set as Parquet, with a manifest that says how to make it again."""
     from nexus_assets import exports
-    from nexus_assets.resources import open_market_store
     from nexus_assets.training_request import request
+    from nexus_assets.training_sets import open_reader
 
     if verify:
         differences = exports.verify(folder)
@@ -222,7 +222,7 @@ def export(
         config=config,
     )
     facts = exports.export(
-        open_market_store(config),
+        open_reader(asked, config),
         asked,
         folder,
         config,

@@ -110,14 +110,35 @@ class MarketStore:
             (symbol, *outer, *values),
         )
 
-    def read_raw(self, symbol: str, timeframe: str, start: datetime, end: datetime) -> pd.DataFrame:
+    def read_raw(
+        self, symbol: str, timeframe: str, start: datetime, end: datetime, *, as_known: datetime | None = None
+    ) -> pd.DataFrame:
         """The newest revision of each (ts, provider) with ts in [start, end), by ts and provider; withdrawn ones are
-        left out."""
+        left out. With `as_known` the newest that had been learned by then."""
+        source = "market.raw_ohlc_newest" if as_known is None else "market.raw_ohlc_as_known(%s)"
         return self.database.frame(
-            f"SELECT {_columns(RAW_OHLC)} FROM market.raw_ohlc_newest "
+            f"SELECT {_columns(RAW_OHLC)} FROM {source} "
             "WHERE symbol = %s AND timeframe = %s AND ts >= %s AND ts < %s ORDER BY ts, provider",
-            (symbol, timeframe, start, end),
+            (*([] if as_known is None else [as_known]), symbol, timeframe, start, end),
         )
+
+    def oldest_raw(self, symbol: str, timeframe: str) -> datetime | None:
+        """ts of the oldest delivered bar."""
+        return self.database.rows(
+            "SELECT min(ts) AS ts FROM market.raw_ohlc WHERE symbol = %s AND timeframe = %s", (symbol, timeframe)
+        )[0]["ts"]
+
+    def settled_until(self) -> datetime:
+        """The instant before which nothing more will be learned: the database's clock, or the start of the oldest
+        transaction that holds one of our locks and so may have taken its known_at already."""
+        return self.database.rows(
+            """
+            SELECT coalesce(min(a.xact_start), clock_timestamp()) AS instant
+            FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
+            WHERE l.locktype = 'advisory' AND l.granted AND a.xact_start IS NOT NULL
+                AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            """
+        )[0]["instant"]
 
     def read_bars(self, symbol: str, timeframe: str, start: datetime, end: datetime) -> pd.DataFrame:
         """Bars with ts in [start, end)."""

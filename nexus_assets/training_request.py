@@ -136,6 +136,8 @@ def request(
             f"features.dataset_splits holds {config.serving_timeframe} rows; rows of {chosen} were asked for.",
             next_step="Pass TimeSplit(part, train_end, validation_end), or no split.",
         )
+    if as_known is not None and isinstance(split, str):
+        split = _fixed_split(split, config)
     return TrainingRequest(
         symbols=_symbols(symbols),
         start=begin,
@@ -146,6 +148,17 @@ def request(
         split=split,  # pyright: ignore[reportArgumentType]
         as_known=None if as_known is None else instant(as_known),
     )
+
+
+def _fixed_split(split: str, config: Settings) -> TimeSplit:
+    """A stored split by its boundaries: as it was known it can only be made again where these are fixed."""
+    if split == "all" or config.train_end is None or config.validation_end is None:
+        raise TrainingSetError(
+            f"The split {split!r} is not known for a past instant: the stored one moves as labels are added.",
+            next_step="Pass TimeSplit(part, train_end, validation_end), set NEXUS_TRAIN_END and NEXUS_VALIDATION_END, "
+            "or ask for no split.",
+        )
+    return TimeSplit(split, instant(config.train_end), instant(config.validation_end))  # pyright: ignore[reportArgumentType]
 
 
 def instant(value: date | datetime | str) -> datetime:

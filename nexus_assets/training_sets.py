@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from functools import cached_property
@@ -25,10 +26,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nexus_assets import trading_calendar
-from nexus_assets.errors import TrainingSetError
+from nexus_assets.errors import SettingsError, TrainingSetError
 from nexus_assets.manifests import Contents, manifest
 from nexus_assets.schemas import DATASET_SPLITS, INDICATOR_ROWS, LABELS, Table
-from nexus_assets.settings import Settings, settings
+from nexus_assets.settings import Settings, apply_dotenv, settings
 from nexus_assets.training_request import (
     CORRELATION,
     LABEL_END,
@@ -144,17 +145,27 @@ def training_set(
             the column split (missing where the table does not have the row yet); a TimeSplit with other boundaries;
             None for no split.
         timeframe: Of the rows; NEXUS_SERVING_TIMEFRAME by default.
-        as_known: Only what was known at this instant. None: with the newest corrections.
+        as_known: Only what was known at this instant, made again from the revisions of that time: the same bits
+            whenever it is asked for. None: with the newest corrections.
 
     Raises:
         TrainingSetError: something that was asked for does not exist, or is not computed.
         DatabaseError: the database cannot be reached.
     """
-    from nexus_assets.resources import open_market_store
-
+    with suppress(SettingsError):  # installed without a project, there is only the environment
+        apply_dotenv()
     config = settings()
     asked = request(symbols, start, end, features, label, split, timeframe, as_known, config=config)
-    return assemble(open_market_store(config), asked, config)
+    return assemble(open_reader(asked, config), asked, config)
+
+
+def open_reader(asked: TrainingRequest, config: Settings) -> Reader:
+    """The stored market, or the market as it was known at the instant that was asked for."""
+    from nexus_assets.as_known import known_market
+    from nexus_assets.resources import open_market_store
+
+    store = open_market_store(config)
+    return store if asked.as_known is None else known_market(store, asked.as_known, config)
 
 
 def assemble(reader: Reader, asked: TrainingRequest, config: Settings) -> TrainingSet:
