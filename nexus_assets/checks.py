@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from nexus_assets import trading_calendar
-from nexus_assets.indicator_table import INDICATOR_NAMES
+from nexus_assets.indicator_table import INDICATOR_NAMES, INDICATORS
 from nexus_assets.instruments import AssetClass, instrument
 from nexus_assets.market_store import MarketStore
 from nexus_assets.partitions import PARTITION_TAG, RANGE_END_TAG, RANGE_START_TAG, parse_key
@@ -34,9 +34,7 @@ MAX_TRIANGLE_RESIDUAL = 0.002
 """20 basis points; on a real feed the 99.9th percentile of the residual is 5 to 7."""
 MAX_NEGATIVE_EIGENVALUE = 1e-9
 
-CONDITIONAL = frozenset({"mfi_14", "stoch_k", "stoch_d", "willr_14", "rsi_14", "bb_percent_b", "return_zscore_50",
-                         "cci_20", "ultosc", "adx_14", "plus_di_14", "minus_di_14", "aroon_osc_25"})  # fmt: skip
-"""Columns that are rightly NULL where their window has no range or no volume."""
+CONDITIONAL = frozenset(indicator.name for indicator in INDICATORS if indicator.conditional)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,10 +60,13 @@ def _indicators() -> Iterator[str]:
         "the day every column is NULL. The start of that slice stands in `slice_start`."
     )
     yield ""
-    yield "| column | call | of | source |"
-    yield "|---|---|---|---|"
+    yield "| column | call | of | needs | NULL although warm | version | source |"
+    yield "|---|---|---|---|---|---|---|"
     for indicator in INDICATORS:
-        yield f"| `{indicator.name}` | {_call(indicator)} | {', '.join(indicator.inputs)} | {_cell(indicator.source)} |"
+        yield (
+            f"| `{indicator.name}` | {_call(indicator)} | {', '.join(indicator.inputs)} | {indicator.warm_up} bars | "
+            f"{_when_null(indicator)} | {indicator.version} | {_cell(indicator.source)} |"
+        )
     yield ""
 
 
@@ -94,6 +97,16 @@ def _limits(column: Column) -> str:
 def _call(indicator: Indicator) -> str:
     parameters = ", ".join(f"{name}={value:g}" for name, value in indicator.parameters.items())
     return f"`{indicator.call}({parameters})`"
+
+
+def _when_null(indicator: Indicator) -> str:
+    reasons = []
+    if indicator.flat:
+        what = {"bar": "highs and lows", "close": "closes", "typical": "typical prices", "true_range": "true ranges"}
+        reasons.append(f"{indicator.flat.bars} bars of equal {what[indicator.flat.values]}")
+    if "volume" in indicator.inputs:
+        reasons.append("no volume, or of two kinds")
+    return "; ".join(reasons)
 
 
 def _cell(text: str) -> str:

@@ -5,7 +5,6 @@ What belongs here: selections of assets. When they run is in schedules.py.
 
 import dagster as dg
 
-from nexus_assets.assets.training_set import training_set
 from nexus_assets.planning import ANALYTICS, FEATURES, PRICES
 from nexus_assets.schemas import BARS, DATASET_SPLITS, Table
 
@@ -46,7 +45,7 @@ split_labels = dg.define_asset_job(
 
 training_sets = dg.define_asset_job(
     "training_sets",
-    selection=_selection(DATASET_SPLITS) | dg.AssetSelection.assets(training_set),
+    selection=_selection(DATASET_SPLITS) | dg.AssetSelection.assets(["features", "training_set"]),
     description="Splits anew, and the training set of a month as Parquet.",
 )
 

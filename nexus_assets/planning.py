@@ -17,7 +17,7 @@ from nexus_assets.backfill import Rectangle
 from nexus_assets.indicator_table import INDICATORS_VERSION, WARMUP_BARS
 from nexus_assets.instruments import instrument
 from nexus_assets.market_store import MarketStore
-from nexus_assets.partitions import consecutive, days_between
+from nexus_assets.partitions import Slice, consecutive, days_between
 from nexus_assets.schemas import (
     ASSET_TABLES,
     BARS,
@@ -163,6 +163,19 @@ def stale_cells(
                 if ledger.changed_since(source, symbol, window, written):
                     found.add((symbol, day))
     return found
+
+
+def untouched_version(store: MarketStore, piece: Slice, config: Settings) -> int:
+    """The version that wrote a slice's indicators, if every day was written after the last change of the bars that it
+    reads; else 0. Of days of several versions the oldest."""
+    reach = timedelta(days=max(warmup_days(timeframe) for timeframe in config.feature_timeframes))
+    written = store.ledger(INDICATOR_ROWS, [piece.symbol], piece.first_day, piece.end_day)
+    if len(written) < len(piece.days):
+        return 0
+    changed = store.ledger(BARS, [piece.symbol], piece.first_day - reach, piece.end_day)["changed_at"]
+    if len(changed) and changed.max() > written["written_at"].min():
+        return 0
+    return int(written["code_version"].min())
 
 
 def _trades(symbol: str, day: date, config: Settings) -> bool:

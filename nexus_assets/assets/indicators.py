@@ -5,7 +5,7 @@ partitions are asked for together, so the same bits come out of a backfill, a si
 than 250 bars before the day every column is NULL.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 
 from nexus_assets.assets.specification import declared
-from nexus_assets.indicator_table import INDICATOR_NAMES, INDICATORS_VERSION, WARMUP_BARS
+from nexus_assets.indicator_table import INDICATOR_NAMES, INDICATORS, INDICATORS_VERSION, WARMUP_BARS
 from nexus_assets.instruments import instrument
 from nexus_assets.market_store import MarketStore
 from nexus_assets.partitions import Slice, symbol_day_partitions
-from nexus_assets.planning import switched_off
+from nexus_assets.planning import switched_off, untouched_version
 from nexus_assets.schemas import BARS, INDICATOR_ROWS
 from nexus_assets.settings import settings
 from nexus_assets.slices import finish, materialise, rows_by_day
@@ -46,7 +46,7 @@ def indicators(
     outside: dict[str, int] = {}
 
     def work(piece: Slice) -> Mapping[date, Mapping[str, Any]]:
-        frame = compute(market_store, piece)
+        frame, computed = bring_up_to_date(market_store, piece)
         for column, count in out_of_bounds(frame).items():
             outside[column] = outside.get(column, 0) + count
         market_store.replace(
@@ -58,7 +58,10 @@ def indicators(
             end_day=piece.end_day,
             code_version=INDICATORS_VERSION,
         )
-        return describe(frame, piece)
+        described = describe(frame, piece)
+        for values in described.values():
+            values["columns_computed"] = computed
+        return described
 
     report = materialise(context, work)
     yield dg.AssetCheckResult(
@@ -70,7 +73,7 @@ def indicators(
     yield finish(context, report)
 
 
-def compute(store: MarketStore, piece: Slice) -> pd.DataFrame:
+def compute(store: MarketStore, piece: Slice, names: Collection[str] | None = None) -> pd.DataFrame:
     """The rows of a slice, over every feature timeframe whose warm-up fits the loaded history."""
     off = switched_off(settings(), settings().start_day, datetime.now(UTC).date())
     frames = [
@@ -80,11 +83,32 @@ def compute(store: MarketStore, piece: Slice) -> pd.DataFrame:
             timeframe=timeframe,
             first_day=piece.first_day,
             end_day=piece.end_day,
+            names=names,
         )
         for timeframe in settings().feature_timeframes
         if timeframe not in off
     ]
     return pd.concat(frames, ignore_index=True) if frames else INDICATOR_ROWS.empty()
+
+
+def bring_up_to_date(store: MarketStore, piece: Slice) -> tuple[pd.DataFrame, int]:
+    """The rows of a slice and the number of columns that were computed for it.
+
+    Where the slice was written by an older version and its bars have not changed since, only the columns that are
+    newer than it are computed; the others are the stored ones, bit for bit.
+    """
+    version = untouched_version(store, piece, settings())
+    newer = [i.name for i in INDICATORS if i.version > version]
+    if 0 < version < INDICATORS_VERSION:
+        rows = compute(store, piece, newer)
+        stored = store.read_slice(INDICATOR_ROWS, symbol=piece.symbol, first_day=piece.first_day, end_day=piece.end_day)
+        keys = ["timeframe", "ts"]
+        stored = stored.set_index(keys).reindex(pd.MultiIndex.from_frame(rows[keys]))
+        if len(stored) == len(rows) and stored["symbol"].notna().all():
+            kept = [name for name in INDICATOR_NAMES if name not in newer]
+            rows[kept] = stored[kept].to_numpy()
+            return rows, len(newer)
+    return compute(store, piece), len(INDICATOR_NAMES)
 
 
 def out_of_bounds(frame: pd.DataFrame) -> dict[str, int]:

@@ -8,8 +8,7 @@ Sums and logarithms of our own formulas are those of returns.py; TA-Lib's loops 
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import date
 
 import numpy as np
@@ -23,6 +22,7 @@ from nexus_assets.indicator_table import (
     OPEN_HOURS_A_YEAR,
     TRADING_DAYS_A_YEAR,
     WARMUP_BARS,
+    FlatWindow,
     Indicator,
 )
 from nexus_assets.instruments import Instrument
@@ -53,7 +53,13 @@ def bars_a_year(asset_class: str, timeframe: str) -> float:
 
 
 def compute(
-    bars: pd.DataFrame, *, instrument: Instrument, timeframe: str, first_day: date, end_day: date
+    bars: pd.DataFrame,
+    *,
+    instrument: Instrument,
+    timeframe: str,
+    first_day: date,
+    end_day: date,
+    names: Collection[str] | None = None,
 ) -> pd.DataFrame:
     """Compute the indicators of the bars that end in (first_day 00:00, end_day 00:00] UTC.
 
@@ -65,6 +71,7 @@ def compute(
         timeframe: Of the bars.
         first_day: First UTC day, inclusive.
         end_day: UTC day after the last.
+        names: Columns to compute; the others come out missing. All by default.
 
     Returns:
         One row per bar of the days, in the columns of schemas.INDICATOR_ROWS. A day with fewer than WARMUP_BARS bars
@@ -84,7 +91,8 @@ def compute(
     known_at = pd.DatetimeIndex(bars["known_at"]).as_unit("us").asi8
     start, stop = np.searchsorted(ends, [_midnight(first_day), _midnight(end_day)], side="right")
     series = _series(bars)
-    own = _own_formulas(series, bars_a_year(instrument.asset_class, timeframe))
+    wanted = [i for i in INDICATORS if names is None or i.name in names]
+    own = _own_formulas(series, bars_a_year(instrument.asset_class, timeframe), wanted)
     columns = {i.name: np.full(len(bars), np.nan) for i in INDICATORS}
     slice_start = np.full(len(bars), np.iinfo(np.int64).min)  # NaT
     latest_known = known_at.copy()
@@ -96,13 +104,13 @@ def compute(
         slice_start[begin:end] = ts.asi8[opening]
         day = {name: values[opening:end] for name, values in series.items()}
         results: _Results = {}
-        for indicator in INDICATORS:
+        for indicator in wanted:
             if indicator.name in own:
                 values = own[indicator.name][begin:end]
             else:
                 values = _value(indicator, day, results)[begin - opening :]
             columns[indicator.name][begin:end] = values
-    _blank_the_undefined(columns, series)
+    _blank_the_undefined(columns, series, wanted)
     rows = slice(int(start), int(stop))
     return _frame(instrument.symbol, timeframe, ts, columns, slice_start, latest_known, rows)
 
@@ -168,7 +176,9 @@ _BAND_FORMULAS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
-def _own_formulas(series: Mapping[str, np.ndarray], yearly: float) -> dict[str, np.ndarray]:
+def _own_formulas(
+    series: Mapping[str, np.ndarray], yearly: float, wanted: Sequence[Indicator]
+) -> dict[str, np.ndarray]:
     """The columns that are formulas on log returns.
 
     They look at one short window and carry nothing on from bar to bar, so computing all days at once gives the bits
@@ -177,7 +187,7 @@ def _own_formulas(series: Mapping[str, np.ndarray], yearly: float) -> dict[str, 
     returns = log_returns(series["close"])
     formulas = {"log_return", "historical_volatility", "return_zscore"}
     columns = {}
-    for indicator in (i for i in INDICATORS if i.call in formulas):
+    for indicator in (i for i in wanted if i.call in formulas):
         if indicator.call == "log_return":
             columns[indicator.name] = returns
             continue
@@ -198,33 +208,8 @@ def _lowest(values: np.ndarray, period: int) -> np.ndarray:
     return talib.MIN(values, timeperiod=period)
 
 
-@dataclass(frozen=True)
-class _Oscillator:
-    """The window in which an oscillator needs a range: the bars it looks at, and the values that must differ."""
-
-    bars: int
-    values: str  # bar: highs and lows; close; typical; true_range: highs and lows with the close before them
-    smoothed: int = 1  # windows of this many bars in a row enter the value
-
-
-_OSCILLATORS: dict[str, _Oscillator] = {
-    "adx_14": _Oscillator(14, "true_range"),
-    "plus_di_14": _Oscillator(14, "true_range"),
-    "minus_di_14": _Oscillator(14, "true_range"),
-    "aroon_osc_25": _Oscillator(26, "bar"),
-    "rsi_14": _Oscillator(15, "close"),
-    "stoch_k": _Oscillator(14, "bar", smoothed=3),
-    "stoch_d": _Oscillator(14, "bar", smoothed=5),
-    "cci_20": _Oscillator(20, "typical"),
-    "willr_14": _Oscillator(14, "bar"),
-    "ultosc": _Oscillator(7, "true_range"),
-    "bb_percent_b": _Oscillator(20, "close"),
-    "return_zscore_50": _Oscillator(51, "close"),
-}
-
-
-def _has_no_range(oscillator: _Oscillator, series: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Where the oscillator's window holds one value only, so that TA-Lib gives 0, or a quotient of rounding errors."""
+def _has_no_range(window: FlatWindow, series: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Where the window holds one value only."""
     close, high, low = series["close"], series["high"], series["low"]
     typical = (high + low + close) / 3.0
     before = np.concatenate([close[:1], close[:-1]])
@@ -233,10 +218,10 @@ def _has_no_range(oscillator: _Oscillator, series: Mapping[str, np.ndarray]) -> 
         "close": (close, close),
         "typical": (typical, typical),
         "true_range": (np.maximum(high, before), np.minimum(low, before)),
-    }[oscillator.values]
-    highest, lowest = _highest(top, oscillator.bars), _lowest(bottom, oscillator.bars)
+    }[window.values]
+    highest, lowest = _highest(top, window.bars), _lowest(bottom, window.bars)
     flat = highest - lowest <= _TIE * (highest + lowest)
-    return _any_of_last(flat, oscillator.smoothed)
+    return _any_of_last(flat, window.smoothed)
 
 
 def _any_of_last(flags: np.ndarray, period: int) -> np.ndarray:
@@ -258,14 +243,19 @@ def _has_no_flow(series: Mapping[str, np.ndarray], period: int) -> np.ndarray:
     return lacking | mixed | ~(flow > 0.0)
 
 
-def _blank_the_undefined(columns: dict[str, np.ndarray], series: Mapping[str, np.ndarray]) -> None:
+def _blank_the_undefined(
+    columns: dict[str, np.ndarray], series: Mapping[str, np.ndarray], wanted: Sequence[Indicator]
+) -> None:
     """Make missing, in place, what is not finite and what has no meaning."""
-    for name, values in columns.items():
+    if not len(series["close"]):
+        return
+    for indicator in wanted:
+        values = columns[indicator.name]
         values[~np.isfinite(values)] = np.nan
-        if name in _OSCILLATORS and len(values):
-            values[_has_no_range(_OSCILLATORS[name], series)] = np.nan
-    for indicator in (i for i in INDICATORS if i.call == "MFI" and len(series["close"])):
-        columns[indicator.name][_has_no_flow(series, int(indicator.parameters["timeperiod"]))] = np.nan
+        if indicator.flat is not None:
+            values[_has_no_range(indicator.flat, series)] = np.nan
+        if indicator.call == "MFI":
+            values[_has_no_flow(series, int(indicator.parameters["timeperiod"]))] = np.nan
 
 
 def _frame(
