@@ -417,6 +417,14 @@ def test_the_asset_writes_a_month_of_every_symbol_with_its_facts_in_the_ui(
         (event,) = made.instance.fetch_materializations(dg.AssetKey(["features", "training_set"]), limit=5).records
         assert event.asset_materialization is not None
         told = event.asset_materialization.metadata
+        tags = {"dagster/asset_partition_range_start": "2024-02-01", "dagster/asset_partition_range_end": "2024-03-01"}
+        both = made.definitions.resolve_job_def("training_sets")
+        partly = both.execute_in_process(instance=made.instance, tags=tags, raise_on_error=False)
+        assert not partly.success
+        (failure,) = [event for event in partly.all_events if event.is_step_failure]
+        assert "2024-02-01: No row: EURUSD, GBPUSD, XAUUSD at 1h" in str(failure.step_failure_data.error_display_string)
+        records = made.instance.fetch_materializations(dg.AssetKey(["features", "training_set"]), limit=5).records
+        assert [r.partition_key for r in records] == ["2024-03-01", "2024-03-01"]
     folder = tmp_path / "training_sets" / "2024-03"
     facts = json.loads((folder / "manifest.json").read_text())
     rows = parquet.read_table(folder / "data.parquet")

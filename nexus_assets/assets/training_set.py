@@ -13,9 +13,10 @@ import dagster as dg
 
 from nexus_assets import trading_calendar
 from nexus_assets.assets.specification import OWNERS
+from nexus_assets.errors import NexusError
 from nexus_assets.exports import DATA, export
 from nexus_assets.market_store import MarketStore
-from nexus_assets.materializations import attach_metadata
+from nexus_assets.materializations import attach_metadata, record_written
 from nexus_assets.partitions import months_partitions
 from nexus_assets.schemas import DATASET_SPLITS, INDICATOR_ROWS, LABELS
 from nexus_assets.settings import Settings, project_root, settings
@@ -46,14 +47,27 @@ _ALL = dg.AllPartitionMapping()
 def training_set(
     context: dg.AssetExecutionContext, market_store: dg.ResourceParam[MarketStore]
 ) -> dg.MaterializeResult:
-    """Write the folder of each month, replacing what is there."""
+    """Write the folder of each month, replacing what is there.
+
+    Raises:
+        dagster.Failure: a month could not be written; the others are recorded all the same.
+    """
     config = settings()
-    described = {}
+    described: dict[str, dict[str, Any]] = {}
+    failed: list[str] = []
     for key in sorted(context.partition_keys):
-        folder = folder_of(config, date.fromisoformat(key))
-        facts = write(market_store, config, date.fromisoformat(key), folder)
+        month = date.fromisoformat(key)
+        folder = folder_of(config, month)
+        try:
+            facts = write(market_store, config, month, folder)
+        except NexusError as error:
+            failed.append(f"{key}: {error}")
+            continue
         described[key] = describe(facts, folder)
         context.log.info(f"{key}: {facts['rows']:,} rows in {folder}")
+    if failed:
+        record_written(context, described)
+        raise dg.Failure("\n".join(failed), metadata={"failed": dg.MetadataValue.md("\n\n".join(failed))})
     attach_metadata(context, described)
     return dg.MaterializeResult()
 

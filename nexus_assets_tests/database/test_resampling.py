@@ -84,7 +84,8 @@ def fill(database: Database, bars: pd.DataFrame) -> int:
 def buckets(database: Database, bucket: str, timeframe: str) -> pd.DataFrame:
     return database.frame(
         f"SELECT {bucket} AS ts, first(open, ts) AS open, max(high) AS high, min(low) AS low, "
-        f"last(close, ts) AS close, count(*) AS count FROM market.bars WHERE timeframe = '{timeframe}' GROUP BY 1 ORDER BY 1"
+        f"last(close, ts) AS close, count(*) AS count FROM market.bars WHERE timeframe = '{timeframe}' "
+        "GROUP BY 1 ORDER BY 1"
     )
 
 

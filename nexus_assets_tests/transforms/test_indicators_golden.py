@@ -12,7 +12,7 @@ from nexus_assets.indicator_table import INDICATOR_NAMES, INDICATORS
 from nexus_assets.instruments import instrument
 from nexus_assets.transforms import indicators
 from nexus_assets_tests.transforms import textbook
-from nexus_assets_tests.transforms.feature_bars import real, walk
+from nexus_assets_tests.transforms.feature_bars import as_bars, real, walk
 
 NAMES = list(INDICATOR_NAMES)
 
@@ -45,6 +45,26 @@ def test_all_32_indicators_are_those_of_the_books():
 def test_all_32_indicators_are_those_of_the_books_on_recorded_hours(real_data, symbol):
     bars = real(real_data, symbol, date(2020, 1, 1), date(2021, 1, 1))
     assert_as_in_the_books(bars, compute(bars, symbol, date(2020, 2, 1), date(2021, 1, 1)), 40)
+
+
+def test_all_indicators_but_mfi_are_those_of_the_books_on_recorded_minutes_of_gold(real_data):
+    rows = pd.read_parquet(real_data / "histdata_m1" / "XAUUSD_2018.parquet").iloc[:8000]
+    ts = pd.DatetimeIndex(rows["ts"]).as_unit("us")
+    prices = {name: rows[name].to_numpy(float) for name in ("open", "high", "low", "close")}
+    bars = as_bars("XAUUSD", "1m", ts, prices, np.zeros(len(ts)), "none")
+    first, end = ts[2000].date(), ts[-1].date()
+    made = indicators.compute(bars, instrument=instrument("XAUUSD"), timeframe="1m", first_day=first, end_day=end)
+    assert made["mfi_14"].isna().all()  # HistData has no volume
+    names = [name for name in NAMES if name != "mfi_14"]
+    spread = made[names].std()
+    whole = made.dropna(subset=names)
+    for position in np.random.default_rng(2).choice(len(whole), 40, replace=False):
+        row = whole.iloc[position]
+        window = bars.loc[(bars["ts"] >= row["slice_start"]) & (bars["ts"] <= row["ts"])]
+        high, low, close = (window[name].tolist() for name in ("high", "low", "close"))
+        book = textbook.indicators(high, low, close, [1.0] * len(close), 354_900.0)
+        for name in names:
+            assert abs(row[name] - book[name]) <= TOLERANCE[name] * spread[name], (name, row["ts"])
 
 
 def test_sampled_values_equal_ta_lib_run_directly_on_the_stored_slice(real_data):
