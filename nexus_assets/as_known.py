@@ -22,6 +22,7 @@ from nexus_assets.indicator_table import WARMUP_BARS
 from nexus_assets.instruments import instrument
 from nexus_assets.market_store import MarketStore
 from nexus_assets.planning import correlation_reach, warmup_days
+from nexus_assets.resources import open_sources
 from nexus_assets.schemas import CORRELATION_MATRIX, INDICATOR_ROWS, LABELS, Table
 from nexus_assets.settings import Settings
 from nexus_assets.transforms import correlations, indicators, labels
@@ -147,8 +148,9 @@ class KnownMarket:
 
 def known_market(store: MarketStore, instant: datetime, config: Settings) -> KnownMarket:
     """The market as known at an instant, with the sources that are declared today."""
-    from nexus_assets.assets.bars import priority
-    from nexus_assets.resources import open_sources
-
     sources = open_sources(config)
-    return KnownMarket(store, instant.astimezone(UTC), priority=lambda symbol: priority(sources, symbol), config=config)
+
+    def priority(symbol: str) -> tuple[str, ...]:
+        return sources.priority_of(symbol, config.base_timeframe)
+
+    return KnownMarket(store, instant.astimezone(UTC), priority=priority, config=config)

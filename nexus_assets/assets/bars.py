@@ -100,15 +100,9 @@ def make(store: MarketStore, sources: Sources, piece: Slice, now: datetime) -> t
         first_day=piece.first_day,
         end_day=piece.end_day,
         complete_until=min(pd.Timestamp(now), pd.Timestamp(end)),
-        priority=priority(sources, piece.symbol),
+        priority=sources.priority_of(piece.symbol, config.base_timeframe),
     )
     return made, int((raw["ts"] >= pd.Timestamp(start)).sum())
-
-
-def priority(sources: Sources, symbol: str) -> tuple[str, ...]:
-    """The providers of a symbol, the preferred one first, and then those that may have delivered it in the past."""
-    mine = [provider.name for provider in sources.for_symbol(symbol, settings().base_timeframe)]
-    return tuple(dict.fromkeys([*mine, *sources.priority]))
 
 
 def describe(made: MadeBars, piece: Slice, *, plot: bool) -> dict[date, dict[str, Any]]:

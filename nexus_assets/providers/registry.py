@@ -27,6 +27,12 @@ class Sources:
         """The providers of a symbol's bars, the preferred one first; empty where there is none."""
         return [provider for provider in self.providers if provider.serves(symbol, timeframe)]
 
+    def priority_of(self, symbol: str, timeframe: str) -> tuple[str, ...]:
+        """The names of a symbol's providers, the preferred one first, and then those that may have delivered it in the
+        past."""
+        mine = [provider.name for provider in self.for_symbol(symbol, timeframe)]
+        return tuple(dict.fromkeys([*mine, *self.priority]))
+
     def served(self, symbols: Iterable[str], timeframe: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The symbols split into (those that a provider serves, those that none does), each in the order given."""
         served, unserved = [], []
