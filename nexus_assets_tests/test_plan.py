@@ -85,6 +85,18 @@ def test_indicators_look_back_over_their_warm_up_and_labels_over_their_volatilit
         assert stale(made, table) is expected, (table.qualified, offset)
 
 
+def test_healing_returns_to_exactly_the_days_whose_labels_wait_for_their_horizon() -> None:
+    days = [DAY + timedelta(days=number) for number in range(5)]
+    made = ledger(
+        *((table, "EURUSD", day, current(table)) for table in (*PRICES, INDICATOR_ROWS) for day in days),
+        *((LABELS, "EURUSD", day, current(LABELS, complete=number < 3)) for number, day in enumerate(days)),
+    )
+    last = days[-1] + timedelta(days=1)
+    assert stale_cells(made, LABELS, ["EURUSD"], DAY, last, config=CONFIG) == {("EURUSD", day) for day in days[3:]}
+    for table in (*PRICES, INDICATOR_ROWS):
+        assert stale_cells(made, table, ["EURUSD"], DAY, last, config=CONFIG) == set()
+
+
 def test_another_version_of_the_code_makes_a_slice_stale() -> None:
     assert stale(ledger((INDICATOR_ROWS, "EURUSD", DAY, entry(version=0))), INDICATOR_ROWS)
 

@@ -108,3 +108,14 @@ def test_matplotlib_is_not_imported_with_the_module():
     program = "import sys, nexus_assets.transforms.plots; print('matplotlib' in sys.modules, 'PIL' in sys.modules)"
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert finished.stdout.split() == ["False", "False"]
+
+
+def test_the_plot_of_a_split_shows_every_part_and_stays_small():
+    entered = pd.date_range("2020-01-01", periods=5000, freq="h", tz="UTC", unit="us")
+    parts = ["train"] * 3000 + ["purged"] * 24 + ["embargoed"] * 50 + ["validation"] * 900 + ["test"] * 1026
+    png = plots.split_plot(pd.DataFrame({"entry_at": entered, "split": parts}))
+    assert len(png) < plots.MAX_BYTES
+    colours = pixels(png).reshape(-1, 3)
+    # train, validation, test, purged, embargoed
+    for wanted in ((31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (127, 127, 127)):
+        assert np.abs(colours - wanted).sum(axis=1).min() < 30
