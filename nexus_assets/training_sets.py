@@ -190,7 +190,9 @@ def parts(reader: Reader, asked: TrainingRequest, config: Settings, dropped: Cou
         raise TrainingSetError(
             f"No row: {', '.join(asked.symbols)} at {asked.timeframe} in [{asked.start.isoformat()}, "
             f"{asked.end.isoformat()}); left out: {dict(dropped) or 'nothing'}.",
-            next_step="Load the range with `nexus backfill`, or ask for another one.",
+            next_step="Load the range with `nexus backfill`, or ask for another one."
+            if asked.as_known is None
+            else "Prices count as known from the moment this system learned them; ask for a later instant.",
         )
 
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import combinations
 
-import numba
 import numpy as np
 import pandas as pd
 import talib
+
+from nexus_assets.transforms.compiled import compiled
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def _log_returns(close: np.ndarray) -> np.ndarray:
     return talib.LN(close[1:] / close[:-1]) if len(close) > 1 else np.empty(0)
 
 
-@numba.njit(cache=True)
+@compiled
 def _fill(left, right, common, window, correlation, count):  # pragma: no cover (compiled)
     """Write the correlation after each bar, and carry it on where the pair has none.
 

@@ -4,8 +4,9 @@ What belongs here: the scan. What a barrier is, and what the result means, is in
 module, so import the module where it is needed, not at the top.
 """
 
-import numba
 import numpy as np
+
+from nexus_assets.transforms.compiled import compiled
 
 UNTOUCHED, PROFIT, LOSS = 0, 1, -1
 
@@ -49,7 +50,7 @@ def first_touch(
     return _scan(opens, high, low, highest, lowest, entry.astype(np.int64), last.astype(np.int64), upper, lower)
 
 
-@numba.njit(cache=True)
+@compiled
 def _scan(opens, high, low, highest, lowest, entry, last, upper, lower):  # pragma: no cover (compiled)
     count = len(entry)
     outcome = np.zeros(count, dtype=np.int8)

@@ -2,7 +2,10 @@
 
 import itertools
 import math
+import os
 import statistics
+import subprocess
+import sys
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -258,3 +261,14 @@ def test_the_first_50_bars_of_a_history_have_no_volatility_and_say_so() -> None:
     assert (early["barrier_missing_reason"] == "no_volatility").all()
     assert early["forward_return_24h"].notna().all()
     assert rows.iloc[50:][["volatility_50", "direction_24h", "barrier", "barrier_t1"]].notna().all(axis=None)
+
+
+def test_the_kernel_is_compiled_where_no_folder_can_hold_it() -> None:
+    program = (
+        "import numpy as np; from nexus_assets.transforms.triple_barrier import first_touch; one = np.ones(3); "
+        "print(first_touch((one, one * 1.2, one, one), np.array([0]), np.array([2]), one[:1] / 10, one[:1] / 10)[0])"
+    )
+    # The one place that numba is told to look for is a zip file, which there is not.
+    environment = {**os.environ, "NUMBA_CACHE_LOCATOR_CLASSES": "ZipCacheLocator"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "[1]", done.stderr
