@@ -40,13 +40,21 @@ class KnownMarket:
         instant: Rows that were learned later are not seen, nor are bars that ended later.
         priority: The providers of a symbol, the preferred one first.
         config: Timeframes and windows.
+        assume_published: Bars that were first delivered long after their end count as learned so long after it: history
+            that was loaded later is taken as known when it happened. None: they count from their delivery.
 
     Raises:
         TrainingSetError: the instant is not over: a delivery may still be learned at or before it.
     """
 
     def __init__(
-        self, store: MarketStore, instant: datetime, *, priority: Callable[[str], Sequence[str]], config: Settings
+        self,
+        store: MarketStore,
+        instant: datetime,
+        *,
+        priority: Callable[[str], Sequence[str]],
+        config: Settings,
+        assume_published: timedelta | None = None,
     ) -> None:
         settled = store.settled_until()
         if instant > settled:
@@ -55,6 +63,7 @@ class KnownMarket:
                 next_step="Ask for an instant before that, or wait for the deliveries that are under way.",
             )
         self._store, self._instant, self._priority, self._config = store, instant, priority, config
+        self._assume_published = assume_published
         self._bars = lru_cache(maxsize=_KEPT)(self._make_bars)
 
     def read_columns(
@@ -103,7 +112,14 @@ class KnownMarket:
         _, end = trading_calendar.day_range(first_day, end_day)
         start = trading_calendar.rollup_read_start(first_day)
         return make_bars(
-            self._store.read_raw(symbol, config.base_timeframe, start, end, as_known=self._instant),
+            self._store.read_raw(
+                symbol,
+                config.base_timeframe,
+                start,
+                end,
+                as_known=self._instant,
+                assume_published=self._assume_published,
+            ),
             instrument=instrument(symbol),
             base_timeframe=config.base_timeframe,
             rolled_up=config.rolled_up_timeframes,
@@ -146,11 +162,15 @@ class KnownMarket:
         ).labels
 
 
-def known_market(store: MarketStore, instant: datetime, config: Settings) -> KnownMarket:
+def known_market(
+    store: MarketStore, instant: datetime, config: Settings, assume_published: timedelta | None = None
+) -> KnownMarket:
     """The market as known at an instant, with the sources that are declared today."""
     sources = open_sources(config)
 
     def priority(symbol: str) -> tuple[str, ...]:
         return sources.priority_of(symbol, config.base_timeframe)
 
-    return KnownMarket(store, instant.astimezone(UTC), priority=priority, config=config)
+    return KnownMarket(
+        store, instant.astimezone(UTC), priority=priority, config=config, assume_published=assume_published
+    )

@@ -193,6 +193,9 @@ def export(
     split: Annotated[str, typer.Option(help="train, validation, test or all; no split by default.")] = "",
     timeframe: Annotated[str, typer.Option(help="Of the rows; NEXUS_SERVING_TIMEFRAME by default.")] = "",
     as_known: Annotated[str, typer.Option(help="Only what was known at this instant.")] = "",
+    assume_published: Annotated[
+        float | None, typer.Option(help="With --as-known: minutes after its end that a bar loaded later was known.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an export that is there.")] = False,
     verify: Annotated[bool, typer.Option(help="Compare the export in the folder with its manifest instead.")] = False,
 ) -> None:
@@ -220,6 +223,7 @@ def export(
         timeframe or None,
         as_known or None,
         config=config,
+        assume_published=None if assume_published is None else timedelta(minutes=assume_published),
     )
     facts = exports.export(
         open_reader(asked, config),

@@ -148,6 +148,7 @@ def _query(asked: TrainingRequest) -> dict[str, Any]:
         "label": asked.label,
         "split": own,
         "as_known": asked.as_known.isoformat() if asked.as_known else None,
+        "assume_published_seconds": None if asked.assume_published is None else asked.assume_published.total_seconds(),
     }
 
 

@@ -6,7 +6,7 @@ schemas.Table, ascending by key.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 import numpy as np
 import pandas as pd
@@ -111,15 +111,23 @@ class MarketStore:
         )
 
     def read_raw(
-        self, symbol: str, timeframe: str, start: datetime, end: datetime, *, as_known: datetime | None = None
+        self,
+        symbol: str,
+        timeframe: str,
+        start: datetime,
+        end: datetime,
+        *,
+        as_known: datetime | None = None,
+        assume_published: timedelta | None = None,
     ) -> pd.DataFrame:
         """The newest revision of each (ts, provider) with ts in [start, end), by ts and provider; withdrawn ones are
-        left out. With `as_known` the newest that had been learned by then."""
-        source = "market.raw_ohlc_newest" if as_known is None else "market.raw_ohlc_as_known(%s)"
+        left out. With `as_known` the newest that had been learned by then; `assume_published` counts bars that were
+        first delivered long after their end as learned so long after it."""
+        source = "market.raw_ohlc_newest" if as_known is None else "market.raw_ohlc_as_known(%s, %s)"
         return self.database.frame(
             f"SELECT {_columns(RAW_OHLC)} FROM {source} "
             "WHERE symbol = %s AND timeframe = %s AND ts >= %s AND ts < %s ORDER BY ts, provider",
-            (*([] if as_known is None else [as_known]), symbol, timeframe, start, end),
+            (*([] if as_known is None else [as_known, assume_published]), symbol, timeframe, start, end),
         )
 
     def oldest_raw(self, symbol: str, timeframe: str) -> datetime | None:

@@ -8,7 +8,7 @@ bar) or `correlation@XAUUSD` (of the row's symbol with another one, from the las
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Literal
 
 from nexus_assets.errors import SettingsError, TrainingSetError
@@ -87,6 +87,7 @@ class TrainingRequest:
         split: A part of features.dataset_splits, `all` for every row with its part's name in a column, a TimeSplit, or
             None for no split.
         as_known: What was known at this instant; None for the newest corrections.
+        assume_published: With as_known, how long after its end a bar that was loaded as history counts as known.
     """
 
     symbols: tuple[str, ...]
@@ -97,6 +98,7 @@ class TrainingRequest:
     label: str
     split: SplitName | Literal["all"] | TimeSplit | None
     as_known: datetime | None
+    assume_published: timedelta | None = None
 
 
 def request(
@@ -110,6 +112,7 @@ def request(
     as_known: datetime | str | None,
     *,
     config: Settings,
+    assume_published: timedelta | None = None,
 ) -> TrainingRequest:
     """Check a request against what this installation has.
 
@@ -136,6 +139,11 @@ def request(
             f"features.dataset_splits holds {config.serving_timeframe} rows; rows of {chosen} were asked for.",
             next_step="Pass TimeSplit(part, train_end, validation_end), or no split.",
         )
+    if assume_published is not None and (as_known is None or assume_published < timedelta(0)):
+        raise TrainingSetError(
+            f"assume_published={assume_published} says nothing here.",
+            next_step="Pass a time of zero or more, together with as_known.",
+        )
     if as_known is not None and isinstance(split, str):
         split = _fixed_split(split, config)
     return TrainingRequest(
@@ -147,6 +155,7 @@ def request(
         label=label,
         split=split,  # pyright: ignore[reportArgumentType]
         as_known=None if as_known is None else instant(as_known),
+        assume_published=assume_published,
     )
 
 

@@ -129,6 +129,8 @@ def training_set(
     split: str | TimeSplit | None = None,
     timeframe: str | None = None,
     as_known: datetime | str | None = None,
+    *,
+    assume_published: timedelta | None = None,
 ) -> TrainingSet:
     """Join features to labels, each row as a decision at its entry_at could have seen it.
 
@@ -147,6 +149,8 @@ def training_set(
         timeframe: Of the rows; NEXUS_SERVING_TIMEFRAME by default.
         as_known: Only what was known at this instant, made again from the revisions of that time: the same bits
             whenever it is asked for. None: with the newest corrections.
+        assume_published: With as_known, how long after its end a bar counts as known that was first delivered long
+            after it: for history that was loaded later. None: from its delivery.
 
     Raises:
         TrainingSetError: something that was asked for does not exist, or is not computed.
@@ -155,7 +159,18 @@ def training_set(
     with suppress(SettingsError):  # installed without a project, there is only the environment
         apply_dotenv()
     config = settings()
-    asked = request(symbols, start, end, features, label, split, timeframe, as_known, config=config)
+    asked = request(
+        symbols,
+        start,
+        end,
+        features,
+        label,
+        split,
+        timeframe,
+        as_known,
+        config=config,
+        assume_published=assume_published,
+    )
     return assemble(open_reader(asked, config), asked, config)
 
 
@@ -165,7 +180,7 @@ def open_reader(asked: TrainingRequest, config: Settings) -> Reader:
     from nexus_assets.resources import open_market_store
 
     store = open_market_store(config)
-    return store if asked.as_known is None else known_market(store, asked.as_known, config)
+    return store if asked.as_known is None else known_market(store, asked.as_known, config, asked.assume_published)
 
 
 def assemble(reader: Reader, asked: TrainingRequest, config: Settings) -> TrainingSet:
@@ -192,7 +207,8 @@ def parts(reader: Reader, asked: TrainingRequest, config: Settings, dropped: Cou
             f"{asked.end.isoformat()}); left out: {dict(dropped) or 'nothing'}.",
             next_step="Load the range with `nexus backfill`, or ask for another one."
             if asked.as_known is None
-            else "Prices count as known from the moment this system learned them; ask for a later instant.",
+            else "Prices count as known from the moment this system learned them: ask for a later instant, or pass "
+            "assume_published for history that was loaded later.",
         )
 
 

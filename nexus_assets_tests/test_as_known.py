@@ -111,6 +111,31 @@ def test_a_training_set_as_known_keeps_its_bits_through_a_thousand_corrections(l
     assert hashes(loaded, config, between) == corrected
 
 
+def test_history_that_was_loaded_later_may_count_as_known_when_it_happened(loaded: Graph, config: Settings) -> None:
+    instant, lag = datetime(2021, 3, 24, 12, 5, tzinfo=UTC), timedelta(minutes=4)
+    asked = request(
+        ["EURUSD"], FIRST_DAY, END_DAY, ["rsi_14"], "barrier_label", None, "1h", instant, config=config,
+        assume_published=lag,
+    )  # fmt: skip
+    with pytest.raises(TrainingSetError, match="pass assume_published"):
+        assemble(known(loaded, config, instant), asked, config)
+
+    def rows(lag: timedelta) -> pd.DataFrame:
+        reader = KnownMarket(
+            loaded.store, instant, priority=lambda symbol: ("synthetic",), config=config, assume_published=lag
+        )
+        return assemble(reader, asked, config).pandas()
+
+    assert rows(lag)["horizon_end"].max() == pd.Timestamp("2021-03-24 12:00", tz="UTC")
+    assert rows(timedelta(minutes=6))["horizon_end"].max() == pd.Timestamp("2021-03-24 11:00", tz="UTC")
+    for wrong in ({"as_known": None, "lag": lag}, {"as_known": instant, "lag": -lag}):
+        with pytest.raises(TrainingSetError, match="says nothing here"):
+            request(
+                ["EURUSD"], FIRST_DAY, END_DAY, ["rsi_14"], "barrier_label", None, "1h", wrong["as_known"],
+                config=config, assume_published=wrong["lag"],
+            )  # fmt: skip
+
+
 def test_a_label_is_known_only_when_its_horizon_had_passed(loaded: Graph, config: Settings) -> None:
     # Bars that had not ended by the instant did not exist, whenever their prices were delivered.
     loaded.store.database.run(

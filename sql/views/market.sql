@@ -31,21 +31,23 @@ WHERE NOT newest.withdrawn;
 COMMENT ON VIEW market.raw_ohlc_newest IS
     'Raw bars as corrected: the newest revision of each symbol, timeframe, ts and provider; withdrawn bars are left out.';
 
-CREATE OR REPLACE FUNCTION market.raw_ohlc_as_known(instant timestamptz) RETURNS SETOF market.raw_ohlc
+CREATE OR REPLACE FUNCTION market.raw_ohlc_as_known(instant timestamptz, assume_published interval DEFAULT NULL)
+RETURNS SETOF market.raw_ohlc
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     SELECT newest.*
     FROM (
         SELECT DISTINCT ON (symbol, timeframe, ts, provider) *
         FROM market.raw_ohlc
-        WHERE known_at <= instant
+        WHERE known_at <= instant OR (backfilled AND ts + market.bar_length(timeframe) + assume_published <= instant)
         ORDER BY symbol DESC, timeframe DESC, ts DESC, provider DESC, delivery_id DESC
     ) AS newest
     WHERE NOT newest.withdrawn;
 END;
-COMMENT ON FUNCTION market.raw_ohlc_as_known(timestamptz) IS
+COMMENT ON FUNCTION market.raw_ohlc_as_known(timestamptz, interval) IS
     'Raw bars as they were known at an instant: of each symbol, timeframe, ts and provider the newest revision that had '
-    'been learned by then.';
+    'been learned by then. With assume_published, bars that were first delivered long after their end count as learned '
+    'that long after it.';
 
 CREATE OR REPLACE VIEW market.bars_latest AS
 WITH RECURSIVE series AS (
