@@ -36,6 +36,7 @@ __all__ = [
     "bar_end",
     "bar_open_of",
     "bar_opens",
+    "closure_reason",
     "day_range",
     "day_start",
     "expected",
@@ -152,6 +153,24 @@ def expected(
     """
     opens = _opens(timeframe, *_micros([start, end]))
     return _index(opens[_overlaps(_open_intervals(asset_class, provider, True), opens, timeframe)])
+
+
+def closure_reason(asset_class: AssetClass, ts: Instants, provider: str | None = None) -> np.ndarray:
+    """Why no bar is expected at each instant: the name of the closure that it lies in, "" where it lies in none.
+
+    Where closures overlap, the one that begins last names them.
+    """
+    instants = _micros(ts)
+    override = OVERRIDES.get((provider or "", asset_class), Override())
+    found = np.full(len(instants), "", dtype=object)
+    if not len(instants):
+        return found
+    years = range(_index(instants).min().year - 1, _index(instants).max().year + 2)
+    listed = [c for year in years for c in closures(asset_class, year)] if override.common_closures else []
+    for closure in sorted([*listed, *override.closures], key=lambda closure: closure.start):
+        inside = (instants >= _new_york_micros(closure.start)) & (instants < _new_york_micros(closure.end))
+        found[inside] = closure.reason
+    return found
 
 
 def is_open(asset_class: AssetClass, ts: Instants, provider: str | None = None) -> np.ndarray:
