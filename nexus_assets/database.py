@@ -192,7 +192,7 @@ class Database:
     def lock(self, connection: psycopg.Connection, *names: str) -> None:
         """Hold a lock of each name until the transaction ends. Taken in one order by everybody, so that two writers
         wait for each other instead of deadlocking; call it once per transaction, with all names."""
-        for key in sorted({_lock_key(name) for name in names}):
+        for key in sorted({lock_key(name) for name in names}):
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (key,))
 
     def close(self) -> None:
@@ -345,7 +345,8 @@ def _address(conninfo: str) -> str:
     return f"{host}:{parts.get('port') or 5432}/{parts.get('dbname') or parts.get('user') or ''}"
 
 
-def _lock_key(name: str) -> int:
+def lock_key(name: str) -> int:
+    """The number under which PostgreSQL holds the lock of a name."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
 
 

@@ -18,6 +18,7 @@ from nexus_assets.errors import DatabaseError, PartitionError
 from nexus_assets.providers.interface import BAR_COLUMNS, Delivery, Request
 from nexus_assets.schemas import QUARANTINED_BARS, RAW_OHLC, Table
 from nexus_assets.slice_ledger import LedgerRow, days_of, record
+from nexus_assets.slice_writer import slice_lock
 from nexus_assets.timeframes import length
 
 BACKFILLED_AFTER = timedelta(days=3)
@@ -99,6 +100,25 @@ GROUP BY day
 """
 
 
+_WITHDRAW = f"""
+INSERT INTO market.raw_ohlc (
+    symbol, timeframe, ts, provider, delivery_id, known_at, {_VALUES},
+    price_kind, volume_kind, instrument_kind, backfilled, withdrawn
+)
+SELECT
+    symbol, timeframe, ts, provider, %(delivery_id)s, %(known_at)s, {_VALUES},
+    price_kind, volume_kind, instrument_kind, false, true
+FROM (
+    SELECT DISTINCT ON (ts) *
+    FROM market.raw_ohlc
+    WHERE symbol = %(symbol)s AND timeframe = %(timeframe)s AND provider = %(provider)s AND ts = ANY(%(ts)s)
+    ORDER BY ts DESC, delivery_id DESC
+) AS newest
+WHERE NOT withdrawn
+RETURNING ts, market.bar_day(timeframe, ts)
+"""
+
+
 def append_delivery(database: Database, delivery: Delivery, *, run_id: str | None) -> DeliveryCounts:
     """Store a delivery in one transaction under the lock of its symbol.
 
@@ -116,6 +136,45 @@ def append_delivery(database: Database, delivery: Delivery, *, run_id: str | Non
     """
     _check_bars(delivery)
     return database.run(lambda connection: _append(database, connection, delivery, run_id))
+
+
+def withdraw(
+    database: Database, symbol: str, timeframe: str, provider: str, ts: Sequence[datetime], *, run_id: str | None
+) -> DeliveryCounts:
+    """Append a tombstone for each of these bars of a provider: a delivery whose rows all changed.
+
+    The tombstone carries the values that are taken back. A withdrawn bar that is delivered again stands again.
+
+    Raises:
+        DatabaseError: one of the bars is not stored, or was withdrawn already. Nothing is stored.
+    """
+    wanted = sorted(set(ts))
+    request = Request(symbol, timeframe, wanted[0], wanted[-1] + length(timeframe))
+
+    def work(connection: psycopg.Connection) -> DeliveryCounts:
+        database.lock(connection, slice_lock(RAW_OHLC, symbol))
+        known_at, delivery_id = _next_delivery(connection, symbol)
+        parameters = {
+            "symbol": symbol, "timeframe": timeframe, "provider": provider, "ts": wanted, "start": request.start,
+            "end": request.end, "delivery_id": delivery_id, "known_at": known_at,
+        }  # fmt: skip
+        found = connection.execute(_WITHDRAW, parameters).fetchall()
+        unknown = sorted(set(wanted) - {row[0] for row in found})
+        if unknown:
+            raise DatabaseError(
+                f"{len(unknown)} of {len(wanted)} bars of {symbol} {timeframe} by {provider} are not stored or were "
+                f"withdrawn before, the first {unknown[0].isoformat()}. Nothing was withdrawn.",
+                next_step="Look them up in market.raw_ohlc_newest.",
+            )
+        days = pd.Series([row[1] for row in found]).value_counts()
+        per_day = pd.DataFrame({"day": days.index, "new": 0, "changed": days.array, "unchanged": 0, "quarantined": 0})
+        counts = DeliveryCounts(delivery_id, known_at, len(found), 0, len(found), 0, 0, per_day)
+        _insert_delivery(connection, request, provider, counts, run_id)
+        stored = connection.execute(_STORED_BY_DAY, parameters).fetchall()
+        _record_days(connection, request, counts, {row[0]: row[1] for row in stored}, only=set(days.index))
+        return counts
+
+    return database.run(work)
 
 
 def unaccounted(database: Database, delivery_ids: Sequence[int]) -> list[str]:
@@ -160,7 +219,7 @@ def _append(
     database: Database, connection: psycopg.Connection, delivery: Delivery, run_id: str | None
 ) -> DeliveryCounts:
     request = delivery.request
-    database.lock(connection, f"{RAW_OHLC.qualified} {request.symbol}")
+    database.lock(connection, slice_lock(RAW_OHLC, request.symbol))
     known_at, delivery_id = _next_delivery(connection, request.symbol)
     parameters = {
         "symbol": request.symbol, "timeframe": request.timeframe, "provider": delivery.provider,
@@ -173,7 +232,7 @@ def _append(
     judged = connection.execute(_APPEND, parameters).fetchall()
     _quarantine(database, connection, delivery, delivery_id, known_at)
     counts = _count(delivery, delivery_id, known_at, judged)
-    _insert_delivery(connection, request, delivery, counts, run_id)
+    _insert_delivery(connection, request, delivery.provider, counts, run_id)
     stored = connection.execute(_STORED_BY_DAY, parameters).fetchall()
     _prove(delivery, counts, sum(row[2] for row in stored))
     _record_days(connection, request, counts, {row[0]: row[1] for row in stored})
@@ -256,7 +315,7 @@ def _count(delivery: Delivery, delivery_id: int, known_at: datetime, judged: lis
 
 
 def _insert_delivery(
-    connection: psycopg.Connection, request: Request, delivery: Delivery, counts: DeliveryCounts, run_id: str | None
+    connection: psycopg.Connection, request: Request, provider: str, counts: DeliveryCounts, run_id: str | None
 ) -> None:
     connection.execute(
         """
@@ -266,7 +325,7 @@ def _insert_delivery(
         ) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
         """,
         (
-            counts.delivery_id, request.symbol, request.timeframe, delivery.provider, request.start, request.end,
+            counts.delivery_id, request.symbol, request.timeframe, provider, request.start, request.end,
             counts.known_at, counts.delivered, counts.new, counts.changed, counts.unchanged, counts.quarantined,
             request.end + BACKFILLED_AFTER < counts.known_at, run_id,
         ),
@@ -285,7 +344,11 @@ def _prove(delivery: Delivery, counts: DeliveryCounts, appended: int) -> None:
 
 
 def _record_days(
-    connection: psycopg.Connection, request: Request, counts: DeliveryCounts, stored: dict[date, int]
+    connection: psycopg.Connection,
+    request: Request,
+    counts: DeliveryCounts,
+    stored: dict[date, int],
+    only: set[date] | None = None,
 ) -> None:
     touched = counts.per_day.set_index("day")
     differs = touched["new"] + touched["changed"] > 0
@@ -296,6 +359,7 @@ def _record_days(
         [
             LedgerRow(day, rows=stored.get(day, 0), changed=bool(differs.get(day, False)))
             for day in days_of(request.start, request.end)
+            if only is None or day in only
         ],
         code_version=1,
         at=counts.known_at,

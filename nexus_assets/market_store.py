@@ -7,13 +7,15 @@ schemas.Table, ascending by key.
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 import pyarrow
 
 from nexus_assets import request_log, trading_calendar
-from nexus_assets.deliveries import DeliveryCounts, append_delivery, unaccounted
+from nexus_assets.database import lock_key
+from nexus_assets.deliveries import DeliveryCounts, append_delivery, unaccounted, withdraw
 from nexus_assets.errors import ProviderError
 from nexus_assets.market_counts import MarketCounts, known_column
 from nexus_assets.providers.interface import Delivery, Request
@@ -35,10 +37,29 @@ from nexus_assets.slice_writer import (
     WriteCounts,
     replace_slices,
     replace_table,
+    slice_lock,
 )
 from nexus_assets.timeframes import TIMEFRAMES
 
 __all__ = ["DeliveryCounts", "MarketStore", "WriteCounts"]
+
+
+class BarReader(Protocol):
+    """What features and correlations are computed from: the stored market, or a proposed one."""
+
+    def read_bars_with_warmup(
+        self, symbol: str, timeframe: str, first_day: date, end_day: date, warmup: int
+    ) -> pd.DataFrame:
+        """The bars of these days, after the last `warmup` bars that end before them."""
+        ...
+
+    def read_closes(self, symbols: Sequence[str], timeframe: str, start: datetime, end: datetime) -> pd.DataFrame:
+        """symbol, ts, close and known_at of the bars with ts in [start, end), by symbol and ts."""
+        ...
+
+    def read_correlations(self, first_day: date, end_day: date) -> pd.DataFrame:
+        """The pairs of the days [first_day, end_day)."""
+        ...
 
 
 class MarketStore(MarketCounts):
@@ -49,6 +70,12 @@ class MarketStore(MarketCounts):
     def append_delivery(self, delivery: Delivery, *, run_id: str | None) -> DeliveryCounts:
         """Append what a delivery changes to market.raw_ohlc; see deliveries.append_delivery."""
         return append_delivery(self.database, delivery, run_id=run_id)
+
+    def withdraw(
+        self, symbol: str, timeframe: str, provider: str, ts: Sequence[datetime], *, run_id: str | None
+    ) -> DeliveryCounts:
+        """Take bars of a provider back; see deliveries.withdraw."""
+        return withdraw(self.database, symbol, timeframe, provider, ts, run_id=run_id)
 
     def record_failure(self, provider: str, request: Request, error: ProviderError, *, run_id: str | None) -> None:
         """Note that a provider did not answer."""
@@ -65,6 +92,7 @@ class MarketStore(MarketCounts):
         end_day: date,
         complete: Mapping[date, bool] | None = None,
         code_version: int | None = None,
+        read_at: datetime | None = None,
     ) -> WriteCounts:
         """Replace exactly the rows of these days in one transaction; see slice_writer.replace_slices.
 
@@ -74,7 +102,9 @@ class MarketStore(MarketCounts):
         """
         where = SliceRange(symbol, tuple(timeframes), first_day, end_day)
         frames = [(Target(table), frame)]
-        return replace_slices(self.database, frames, where, complete=complete, code_version=code_version)[0]
+        return replace_slices(
+            self.database, frames, where, complete=complete, code_version=code_version, read_at=read_at
+        )[0]
 
     def replace_bars(
         self,
@@ -89,6 +119,7 @@ class MarketStore(MarketCounts):
         end_day: date,
         complete: Mapping[date, bool] | None = None,
         code_version: int | None = None,
+        read_at: datetime | None = None,
     ) -> WriteCounts:
         """Replace the bars of these days, the rows that validation kept out of them, the gaps between them and what
         other providers say of them, in one transaction. No frame, no such rows."""
@@ -99,11 +130,24 @@ class MarketStore(MarketCounts):
             (Target(GAPS), GAPS.empty() if gaps is None else gaps),
             (Target(DISAGREEMENTS), DISAGREEMENTS.empty() if disagreements is None else disagreements),
         ]
-        return replace_slices(self.database, frames, where, complete=complete, code_version=code_version)[0]
+        return replace_slices(
+            self.database, frames, where, complete=complete, code_version=code_version, read_at=read_at
+        )[0]
 
     def replace_all(self, table: Table, frame: pd.DataFrame, *, code_version: int | None = None) -> WriteCounts:
         """Replace all rows of an unpartitioned table; see slice_writer.replace_table."""
         return replace_table(self.database, table, frame, code_version=code_version)
+
+    def confirm(self, table: str, symbol: str, days: Sequence[date], at: datetime) -> None:
+        """Note that slices are up to date with everything that changed until `at`, without writing them."""
+        if days:
+            self.database.run(
+                lambda connection: connection.execute(
+                    "UPDATE nexus.slices SET written_at = %s "
+                    "WHERE table_name = %s AND symbol = %s AND day = ANY(%s) AND written_at < %s",
+                    (at, table, symbol, list(days), at),
+                )
+            )
 
     # Reading rows
 
@@ -184,16 +228,20 @@ class MarketStore(MarketCounts):
             "SELECT min(ts) AS ts FROM market.raw_ohlc WHERE symbol = %s AND timeframe = %s", (symbol, timeframe)
         )[0]["ts"]
 
-    def settled_until(self) -> datetime:
-        """The instant before which nothing more will be learned: the database's clock, or the start of the oldest
-        transaction that holds one of our locks and so may have taken its known_at already."""
+    def settled_until(self, table: Table | None = None, symbol: str | None = None) -> datetime:
+        """The instant before which nothing more will be written: the database's clock, or the start of the oldest
+        transaction that holds one of our locks and so may have taken its known_at already. With a table, by writers
+        of it (of its slices of a symbol) only."""
+        key = None if table is None else lock_key(slice_lock(table, symbol))
         return self.database.rows(
             """
             SELECT coalesce(min(a.xact_start), clock_timestamp()) AS instant
             FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
             WHERE l.locktype = 'advisory' AND l.granted AND a.xact_start IS NOT NULL
                 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-            """
+                AND (%s::bigint IS NULL OR ((l.classid::bigint << 32) | l.objid::bigint) = %s)
+            """,
+            (key, key),
         )[0]["instant"]
 
     def read_bars(self, symbol: str, timeframe: str, start: datetime, end: datetime) -> pd.DataFrame:
@@ -203,6 +251,21 @@ class MarketStore(MarketCounts):
             "WHERE symbol = %s AND timeframe = %s AND ts >= %s AND ts < %s ORDER BY ts",
             (symbol, timeframe, start, end),
         )
+
+    def read_opens(
+        self, symbol: str, timeframe: str, start: datetime, last: datetime, following: int
+    ) -> pd.DatetimeIndex:
+        """Opens of the stored bars with ts in [start, last], and of the next `following` ones, ascending."""
+        rows = self.database.frame(
+            """
+            (SELECT ts FROM market.bars WHERE symbol = %s AND timeframe = %s AND ts >= %s AND ts <= %s)
+            UNION ALL
+            (SELECT ts FROM market.bars WHERE symbol = %s AND timeframe = %s AND ts > %s ORDER BY ts LIMIT %s)
+            ORDER BY ts
+            """,
+            (symbol, timeframe, start, last, symbol, timeframe, last, following),
+        )
+        return pd.DatetimeIndex(rows["ts"]).as_unit("us")
 
     def read_bars_with_warmup(
         self, symbol: str, timeframe: str, first_day: date, end_day: date, warmup: int
@@ -264,6 +327,19 @@ class MarketStore(MarketCounts):
         """The pairs of the days [first_day, end_day)."""
         return self.read_slice(CORRELATION_MATRIX, symbol=None, first_day=first_day, end_day=end_day)
 
+    def correlation_windows(self, symbol: str, timeframe: str, first_day: date, end_day: date) -> pd.DataFrame:
+        """day and window_start of the days [first_day, end_day): the earliest of the pairs that a symbol is in, missing
+        where one of them has none or its window is not full."""
+        return self.database.frame(
+            """
+            SELECT day, CASE WHEN bool_and(n >= window_bars) THEN min(window_start) END AS window_start
+            FROM analytics.correlation_matrix
+            WHERE timeframe = %s AND day >= %s AND day < %s AND (symbol_a = %s OR symbol_b = %s)
+            GROUP BY day ORDER BY day
+            """,
+            (timeframe, first_day, end_day, symbol, symbol),
+        )
+
     def read_square(self, first_day: date, end_day: date) -> pd.DataFrame:
         """day, timeframe, symbol_a, symbol_b, correlation, n, window_start, window_end of the full matrices."""
         return self.database.frame(
@@ -312,6 +388,13 @@ class MarketStore(MarketCounts):
         )
 
     # Counting and judging
+
+    def newest_change(self, table: Table, symbol: str) -> datetime | None:
+        """When a slice of a symbol last changed."""
+        return self.database.rows(
+            "SELECT max(changed_at) AS instant FROM nexus.slices WHERE table_name = %s AND symbol = %s",
+            (table.qualified, symbol),
+        )[0]["instant"]
 
     def unaccounted(self, delivery_ids: Sequence[int]) -> list[str]:
         """A sentence for each of these deliveries whose counts or stored rows do not add up."""

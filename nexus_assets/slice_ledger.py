@@ -33,7 +33,7 @@ INSERT INTO nexus.slices AS slices (
     table_name, symbol, day, written_at, changed_at, rows, complete, code_version
 )
 SELECT
-    %(table)s, %(symbol)s, day, moment.at, moment.at, written.rows,
+    %(table)s, %(symbol)s, day, coalesce(%(read_at)s::timestamptz, moment.at), moment.at, written.rows,
     coalesce(complete, (day + 1)::timestamp AT TIME ZONE 'UTC' <= moment.at), %(code_version)s
 FROM unnest(%(days)s::date[], %(rows)s::bigint[], %(complete)s::boolean[]) AS written (day, rows, complete)
 CROSS JOIN (SELECT coalesce(%(at)s::timestamptz, clock_timestamp()) AS at) AS moment
@@ -54,6 +54,7 @@ def record(
     *,
     code_version: int,
     at: datetime | None = None,
+    read_at: datetime | None = None,
 ) -> None:
     """Note that these slices were written now; changed_at moves only where the content changed.
 
@@ -61,6 +62,7 @@ def record(
         connection: In the transaction that writes the slices, under their lock.
         symbol: ALL_SYMBOLS for a table by day only.
         at: The moment, where the slices carry one already; else the server's clock.
+        read_at: When the input was read, for written_at: what changed in it since makes the slice stale.
     """
     connection.execute(
         _RECORD,
@@ -69,6 +71,7 @@ def record(
             "symbol": symbol,
             "code_version": code_version,
             "at": at,
+            "read_at": read_at,
             "days": [row.day for row in rows],
             "rows": [row.rows for row in rows],
             "complete": [row.complete for row in rows],

@@ -6,7 +6,7 @@ or the days alone for tables by day; a row belongs to the UTC day in which its b
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 
 import numpy as np
 import pandas as pd
@@ -86,6 +86,11 @@ VALIDATED_QUARANTINE = Target(QUARANTINED_BARS, "stage = 'validation'")
 """Rows that validation stopped; those stopped at delivery belong to their delivery."""
 
 
+def slice_lock(table: Table, symbol: str | None) -> str:
+    """The name of the lock that writers of a symbol's slices hold; of a table by day without a symbol."""
+    return f"{table.qualified} {symbol or ALL_SYMBOLS}".strip()
+
+
 def replace_slices(
     database: Database,
     frames: Sequence[tuple[Target, pd.DataFrame]],
@@ -93,6 +98,7 @@ def replace_slices(
     *,
     complete: Mapping[date, bool] | None = None,
     code_version: int | None = None,
+    read_at: datetime | None = None,
 ) -> list[WriteCounts]:
     """Replace the slice in each table, in one transaction; the first table is the asset that the ledger is kept for.
 
@@ -100,6 +106,7 @@ def replace_slices(
         frames: Target and its new rows, in any order of rows. No rows for a day empties it.
         complete: By day, what the ledger says of it; default: whether the day is over.
         code_version: For the ledger; default: the rows' own code_version, 1 where there is none.
+        read_at: For the ledger: when the input was read; default: now.
 
     Raises:
         PartitionError: a row lies outside the slice, or the slice does not fit the table. Nothing is written.
@@ -110,7 +117,7 @@ def replace_slices(
     version = code_version or _code_version(checked[0][1])
 
     def work(connection: psycopg.Connection) -> list[WriteCounts]:
-        database.lock(connection, f"{first.qualified} {where.symbol or ALL_SYMBOLS}".strip())
+        database.lock(connection, slice_lock(first, where.symbol))
         written = [_replace(database, connection, target, rows, where) for target, rows in checked]
         counts, changed = written[0][0], written[0][1]
         per_day = np.bincount(_positions(checked[0][0], checked[0][1], where), minlength=len(where.days))
@@ -123,6 +130,7 @@ def replace_slices(
                 for day, count, differs in zip(where.days, per_day, changed, strict=True)
             ],
             code_version=version,
+            read_at=read_at,
         )
         return [counts, *(more for more, _ in written[1:])]
 

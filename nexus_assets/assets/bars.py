@@ -51,22 +51,11 @@ def bars(
     lost: list[str] = []
 
     def work(piece: Slice) -> Mapping[date, Mapping[str, Any]]:
+        read_at = market_store.settled_until(RAW_OHLC, piece.symbol)
         made, raw_rows = make(market_store, sources, piece, now)
         gaps = gaps_of(market_store, sources, piece, made, now)
-        market_store.replace_bars(
-            made.bars,
-            made.quarantined,
-            gaps=gaps,
-            disagreements=made.disagreements,
-            symbol=piece.symbol,
-            timeframes=settings().timeframes,
-            first_day=piece.first_day,
-            end_day=piece.end_day,
-            code_version=BARS_VERSION,
-        )
-        base = int((made.bars["timeframe"] == settings().base_timeframe).sum())
-        if raw_rows != base + len(made.quarantined) + made.other_provider_rows + made.unfinished_rows:
-            lost.append(f"{piece}: {raw_rows} raw rows, {base} bars, {len(made.quarantined)} in quarantine")
+        write(market_store, piece, made, gaps, read_at)
+        lost.extend(unaccounted(piece, made, raw_rows))
         return describe(made, gaps, piece, plot=draw and piece.days[-1] == last_days[piece.symbol])
 
     last_days, draw = last_day_by_symbol(context), wants_plots(context)
@@ -105,6 +94,30 @@ def make(store: MarketStore, sources: Sources, piece: Slice, now: datetime) -> t
         priority=sources.priority_of(piece.symbol, config.base_timeframe),
     )
     return made, int((raw["ts"] >= pd.Timestamp(start)).sum())
+
+
+def unaccounted(piece: Slice, made: MadeBars, raw_rows: int) -> list[str]:
+    """A sentence if a raw row of the slice is neither a bar nor accounted for otherwise."""
+    base = len(made.leaders)
+    if raw_rows == base + len(made.quarantined) + made.other_provider_rows + made.unfinished_rows:
+        return []
+    return [f"{piece}: {raw_rows} raw rows, {base} bars, {len(made.quarantined)} in quarantine"]
+
+
+def write(store: MarketStore, piece: Slice, made: MadeBars, gaps: pd.DataFrame, read_at: datetime) -> None:
+    """Overwrite a slice with what was made of the raw rows of `read_at`."""
+    store.replace_bars(
+        made.bars,
+        made.quarantined,
+        gaps=gaps,
+        disagreements=made.disagreements,
+        symbol=piece.symbol,
+        timeframes=settings().timeframes,
+        first_day=piece.first_day,
+        end_day=piece.end_day,
+        code_version=BARS_VERSION,
+        read_at=read_at,
+    )
 
 
 def gaps_of(store: MarketStore, sources: Sources, piece: Slice, made: MadeBars, now: datetime) -> pd.DataFrame:

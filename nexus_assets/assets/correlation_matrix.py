@@ -11,7 +11,7 @@ import pandas as pd
 
 from nexus_assets import trading_calendar
 from nexus_assets.assets.specification import declared
-from nexus_assets.market_store import MarketStore
+from nexus_assets.market_store import BarReader, MarketStore
 from nexus_assets.materializations import attach_metadata
 from nexus_assets.partitions import days_partitions
 from nexus_assets.schemas import BARS, CORRELATION_MATRIX
@@ -43,7 +43,7 @@ def correlation_matrix(
     return dg.Output(frame)
 
 
-def compute(store: MarketStore, days: list[date]) -> pd.DataFrame:
+def compute(store: BarReader, days: list[date]) -> pd.DataFrame:
     """The rows of these days: each on the closes of its own look-back, whichever days are asked for together."""
     config = settings()
     timeframe, window = config.correlation_timeframe, config.correlation_window

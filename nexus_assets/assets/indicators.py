@@ -16,7 +16,7 @@ import pandas as pd
 from nexus_assets.assets.specification import declared
 from nexus_assets.indicator_table import INDICATOR_NAMES, INDICATORS, INDICATORS_VERSION, WARMUP_BARS
 from nexus_assets.instruments import instrument
-from nexus_assets.market_store import MarketStore
+from nexus_assets.market_store import BarReader, MarketStore
 from nexus_assets.partitions import Slice, symbol_day_partitions
 from nexus_assets.planning import switched_off, untouched_version
 from nexus_assets.schemas import BARS, INDICATOR_ROWS
@@ -46,18 +46,11 @@ def indicators(
     outside: dict[str, int] = {}
 
     def work(piece: Slice) -> Mapping[date, Mapping[str, Any]]:
+        read_at = market_store.settled_until(BARS, piece.symbol)
         frame, computed = bring_up_to_date(market_store, piece)
         for column, count in out_of_bounds(frame).items():
             outside[column] = outside.get(column, 0) + count
-        market_store.replace(
-            INDICATOR_ROWS,
-            frame,
-            symbol=piece.symbol,
-            timeframes=settings().feature_timeframes,
-            first_day=piece.first_day,
-            end_day=piece.end_day,
-            code_version=INDICATORS_VERSION,
-        )
+        write(market_store, piece, frame, read_at)
         described = describe(frame, piece)
         for values in described.values():
             values["columns_computed"] = computed
@@ -73,7 +66,21 @@ def indicators(
     yield finish(context, report)
 
 
-def compute(store: MarketStore, piece: Slice, names: Collection[str] | None = None) -> pd.DataFrame:
+def write(store: MarketStore, piece: Slice, frame: pd.DataFrame, read_at: datetime) -> None:
+    """Overwrite a slice with what was computed from the bars of `read_at`."""
+    store.replace(
+        INDICATOR_ROWS,
+        frame,
+        symbol=piece.symbol,
+        timeframes=settings().feature_timeframes,
+        first_day=piece.first_day,
+        end_day=piece.end_day,
+        code_version=INDICATORS_VERSION,
+        read_at=read_at,
+    )
+
+
+def compute(store: BarReader, piece: Slice, names: Collection[str] | None = None) -> pd.DataFrame:
     """The rows of a slice, over every feature timeframe whose warm-up fits the loaded history."""
     off = switched_off(settings(), settings().start_day, datetime.now(UTC).date())
     frames = [

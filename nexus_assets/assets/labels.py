@@ -6,8 +6,8 @@ was collected; a day that is not mature yet is materialised with the counts matu
 returns to it.
 """
 
-from collections.abc import Iterator, Mapping
-from datetime import date, timedelta
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -16,7 +16,7 @@ import pandas as pd
 from nexus_assets import trading_calendar
 from nexus_assets.assets.specification import declared
 from nexus_assets.instruments import instrument
-from nexus_assets.market_store import MarketStore
+from nexus_assets.market_store import BarReader, MarketStore
 from nexus_assets.partitions import Slice, symbol_day_partitions
 from nexus_assets.schemas import BARS, LABELS
 from nexus_assets.settings import settings
@@ -25,6 +25,9 @@ from nexus_assets.transforms import labels as transform
 
 LOOK_AHEAD_DAYS = 8
 """24 open hours span at most 98 hours on real calendars; two days more for an unusually long closure."""
+
+Computed = tuple[transform.LabelResult, pd.Timestamp]
+"""Labels at one timeframe, and the end of the newest bar that was collected."""
 
 HORIZON = dg.AssetCheckSpec(
     "only_where_the_horizon_exists",
@@ -48,25 +51,10 @@ def labels(
     early: list[str] = []
 
     def work(piece: Slice) -> Mapping[date, Mapping[str, Any]]:
+        read_at = market_store.settled_until(BARS, piece.symbol)
         results = [compute(market_store, piece, timeframe) for timeframe in settings().feature_timeframes]
-        frame = pd.concat([result.labels for result, _ in results], ignore_index=True)
-        for result, collected_until in results:
-            if (result.labels["horizon_end"] > collected_until).any():
-                early.append(str(piece))
-        complete = {
-            day: all(result.matured.get(day, 0) == result.expected.get(day, 0) for result, _ in results)
-            for day in piece.days
-        }
-        market_store.replace(
-            LABELS,
-            frame,
-            symbol=piece.symbol,
-            timeframes=settings().feature_timeframes,
-            first_day=piece.first_day,
-            end_day=piece.end_day,
-            complete=complete,
-            code_version=transform.LABELS_VERSION,
-        )
+        early.extend(too_early(piece, results))
+        frame = write(market_store, piece, results, read_at)
         described = rows_by_day(frame, piece.days)
         for day, values in described.items():
             values["matured"] = sum(result.matured.get(day, 0) for result, _ in results)
@@ -86,7 +74,34 @@ def labels(
     yield finish(context, report)
 
 
-def compute(store: MarketStore, piece: Slice, timeframe: str) -> tuple[transform.LabelResult, pd.Timestamp]:
+def too_early(piece: Slice, results: Sequence[Computed]) -> list[str]:
+    """The slice, if a label of it ends after the newest bar that was collected."""
+    early = any((result.labels["horizon_end"] > collected_until).any() for result, collected_until in results)
+    return [str(piece)] if early else []
+
+
+def write(store: MarketStore, piece: Slice, results: Sequence[Computed], read_at: datetime) -> pd.DataFrame:
+    """Overwrite a slice with what was computed from the bars of `read_at`, and return its rows."""
+    frame = pd.concat([result.labels for result, _ in results], ignore_index=True)
+    complete = {
+        day: all(result.matured.get(day, 0) == result.expected.get(day, 0) for result, _ in results)
+        for day in piece.days
+    }
+    store.replace(
+        LABELS,
+        frame,
+        symbol=piece.symbol,
+        timeframes=settings().feature_timeframes,
+        first_day=piece.first_day,
+        end_day=piece.end_day,
+        complete=complete,
+        code_version=transform.LABELS_VERSION,
+        read_at=read_at,
+    )
+    return frame
+
+
+def compute(store: BarReader, piece: Slice, timeframe: str) -> Computed:
     """The labels of a slice at one timeframe, and the end of the newest bar that was collected."""
     collected = store.read_bars_with_warmup(
         piece.symbol,

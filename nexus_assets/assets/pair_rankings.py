@@ -10,7 +10,7 @@ import dagster as dg
 import pandas as pd
 
 from nexus_assets.assets.specification import declared
-from nexus_assets.market_store import MarketStore
+from nexus_assets.market_store import BarReader, MarketStore
 from nexus_assets.materializations import attach_metadata
 from nexus_assets.partitions import days_partitions
 from nexus_assets.schemas import CORRELATION_MATRIX, PAIR_RANKINGS
@@ -39,7 +39,7 @@ def pair_rankings(
     return dg.Output(frame)
 
 
-def compute(store: MarketStore, days: list[date]) -> pd.DataFrame:
+def compute(store: BarReader, days: list[date]) -> pd.DataFrame:
     """The rankings of these days, each from its own fixed look-back."""
     history = store.read_correlations(days[0] - timedelta(days=correlations.HISTORY_DAYS), days[-1] + timedelta(days=1))
     frames = []

@@ -1,0 +1,78 @@
+"""What corrections do to each table: partitions, rows, and the largest change of each column."""
+
+from dataclasses import dataclass, field
+from datetime import date
+
+import numpy as np
+import pandas as pd
+
+from nexus_assets.partitions import day_of_rows, partition_key
+from nexus_assets.schemas import Table
+
+
+@dataclass
+class Effect:
+    """What corrections do to one table.
+
+    Attributes:
+        partitions: Keys of the partitions whose input changed, as Dagster writes them.
+        changed: Keys of those whose rows differ.
+        rows: Rows that differ, inserted and deleted ones included.
+        largest: By column, the largest absolute change of a value.
+    """
+
+    partitions: set[str] = field(default_factory=set)
+    changed: set[str] = field(default_factory=set)
+    rows: int = 0
+    largest: dict[str, float] = field(default_factory=dict)
+
+    def add(self, table: Table, old: pd.DataFrame, new: pd.DataFrame) -> None:
+        """Count what differs between two states of the same slices."""
+        before, after = (frame.set_index(list(table.key)).sort_index() for frame in (old, new))
+        common = before.index.intersection(after.index)
+        alone = [before.index.difference(common), after.index.difference(common)]
+        differs = np.zeros(len(common), dtype=bool)
+        for column in table.columns:
+            if column.name in table.key:
+                continue
+            left, right = before.loc[common, column.name], after.loc[common, column.name]
+            missing = (left.isna() & right.isna()).to_numpy()
+            unequal = ~missing & ~(left.eq(right).fillna(False).to_numpy(dtype=bool))
+            differs |= unequal
+            if column.type == "float" and unequal.any():
+                moved = float(np.nanmax(np.abs(right[unequal] - left[unequal]), initial=0.0))
+                self.largest[column.name] = max(moved, self.largest.get(column.name, 0.0))
+        touched = common[differs].append(alone).to_frame(index=False)
+        self.rows += len(touched)
+        if len(touched) and table.key[0] == "symbol":
+            self.changed |= {
+                partition_key(symbol, day) for symbol, day in zip(touched["symbol"], day_of_rows(touched), strict=True)
+            }
+        elif len(touched):
+            self.changed |= {str(day) for day in touched["day"]}
+
+
+@dataclass
+class Corrections:
+    """What a propagation found (and, unless it was a plan, wrote).
+
+    Attributes:
+        effects: By table, in the order of the graph.
+        splits: Whether features.dataset_splits has to be made again.
+        months: First days of the months whose labels or features changed.
+        symbols: Whose served features may have changed.
+    """
+
+    effects: dict[str, Effect] = field(default_factory=dict)
+    splits: bool = False
+    months: list[date] = field(default_factory=list)
+    symbols: list[str] = field(default_factory=list)
+
+    def of(self, table: Table) -> Effect:
+        """The effect on a table, made when first asked for."""
+        return self.effects.setdefault(table.qualified, Effect())
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing differs."""
+        return not any(effect.rows for effect in self.effects.values())
