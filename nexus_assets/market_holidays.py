@@ -40,6 +40,27 @@ class Week:
     opens_after: timedelta
 
 
+@dataclass(frozen=True, slots=True)
+class WeeklyHours:
+    """The same hours of every week, by the wall clock of one place.
+
+    Attributes:
+        days: Weekdays on which they start, Monday = 0.
+        start, end: Half-open; an end that is not after the start is of the next day.
+        reason: For people.
+        time_zone: IANA name of the clock.
+        first_day, end_day: Of the weeks in which it was so; the end is exclusive.
+    """
+
+    days: frozenset[int]
+    start: time
+    end: time
+    reason: str
+    time_zone: str = "America/New_York"
+    first_day: date = date.min
+    end_day: date = date.max
+
+
 _WEEKDAYS = frozenset(range(5))
 
 WEEKS: Mapping[AssetClass, Week] = {
@@ -58,11 +79,15 @@ class Override:
         week: Replaces the weekly session; None keeps it.
         closures: Closures of this provider alone, in addition to the common ones.
         common_closures: False where the provider quotes through the holidays.
+        opened: Hours outside the weekly session in which the provider quotes; they are allowed and expected.
+        closed: Hours of the session in which it does not; they are not expected, and still allowed.
     """
 
     week: Week | None = None
     closures: tuple[Closure, ...] = ()
     common_closures: bool = True
+    opened: tuple[WeeklyHours, ...] = ()
+    closed: tuple[WeeklyHours, ...] = ()
 
 
 def _late_open(year: int, month: int, day: int, hours: int) -> Closure:
