@@ -285,10 +285,17 @@ def _micros(ts: Instants) -> np.ndarray:
     """
     if isinstance(ts, datetime):
         ts = [ts]
-    index = pd.DatetimeIndex(ts if isinstance(ts, pd.DatetimeIndex | pd.Series) else list(ts))
-    if index.tz is None and len(index):
+    if isinstance(ts, pd.DatetimeIndex | pd.Series):
+        index = pd.DatetimeIndex(ts)
+        naive = list(index[:1]) if index.tz is None else []
+    else:
+        moments = list(ts)
+        naive = [moment for moment in moments if getattr(moment, "tzinfo", None) is None]
+        # Each may have a zone of its own.
+        index = pd.DatetimeIndex(() if naive else pd.to_datetime(moments, utc=True))
+    if naive:
         raise NexusError(
-            f"The instant {index[0]} has no time zone.", next_step="Pass tz-aware instants; the calendar is in UTC."
+            f"The instant {naive[0]} has no time zone.", next_step="Pass tz-aware instants; the calendar is in UTC."
         )
     return index.as_unit("us").asi8
 
