@@ -80,7 +80,7 @@ class Override:
         closures: Closures of this provider alone, in addition to the common ones.
         common_closures: False where the provider quotes through the holidays.
         opened: Hours outside the weekly session in which the provider quotes; they are allowed and expected.
-        closed: Hours of the session in which it does not; they are not expected, and still allowed.
+        closed: Hours in which it does not; they are not expected, also where `opened` holds them, and still allowed.
     """
 
     week: Week | None = None
@@ -183,7 +183,12 @@ OVERRIDES: Mapping[tuple[str, AssetClass], Override] = {
             ),
         ),
         closed=(
-            WeeklyHours(_WEEKDAYS, time(0), time(1), "break by the server's clock", _ATHENS, first_day=_MT5_EU_FROM),
+            WeeklyHours(
+                _WEEKDAYS,
+                *(time(0), time(1), "break by the server's clock", _ATHENS),
+                first_day=_MT5_EU_FROM,
+                end_day=date(2020, 10, 1),
+            ),
         ),
         closures=_closed(
             "Christmas and New Year",

@@ -356,7 +356,7 @@ VERSIONS = {
     ("index", "histdata"): "e88ad888086f4945",
     ("fx", "fxcm"): "0d7a922d83c37b3b",
     ("fx", "mt5_eu"): "5c72eb634ef6c399",
-    ("metal", "mt5_eu"): "49205e691dcaac57",
+    ("metal", "mt5_eu"): "3781fb72f4360f49",
 }
 
 
