@@ -5,9 +5,9 @@ in the assets' own blocking checks. Each check judges the partitions of the run 
 without partitions, the last RECENT_DAYS days. A read that fails is an error of the check's step, never a verdict.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from itertools import combinations
 from typing import Any
@@ -124,6 +124,49 @@ def quarantined_share(
             high[str(symbol)] = f"{count} rows ({share:.2%})"
     rules = {str(rule): int(count) for rule, count in rejected.groupby("rule")["rows"].sum().items()}
     return _warn(not high, {"above_threshold": high, "rules": rules, "rows": int(rejected["rows"].sum())})
+
+
+@dg.asset_check(
+    asset=BARS.asset_key, description="Every missing bar was asked for, and every provider said that it has none."
+)
+def gaps_are_explained(
+    context: dg.AssetCheckExecutionContext, market_store: dg.ResourceParam[MarketStore]
+) -> dg.AssetCheckResult:
+    """Warns for each symbol with a bar missing of which a provider failed, was not asked, or may yet have it; bars of
+    today are left out."""
+    judged = scope(context)
+    start, end = judged.instants
+    found = market_store.gap_counts(judged.symbols, settings().base_timeframe, start, min(end, _today()))
+    wanting = found[(found["state"] == "missing") & (found["reason"] != "provider_has_none")]
+    named = {str(symbol): dict(zip(rows["reason"], rows["bars"], strict=True)) for symbol, rows in _by_symbol(wanting)}
+    states = {str(state): int(count) for state, count in found.groupby("state")["bars"].sum().items()}
+    return _warn(not named, {"bars": states, "not_explained": named})
+
+
+@dg.asset_check(
+    asset=BARS.asset_key,
+    description="Closes of several providers lie within 3 of the hour's median spreads, or 10 basis points.",
+)
+def providers_agree(
+    context: dg.AssetCheckExecutionContext, market_store: dg.ResourceParam[MarketStore]
+) -> dg.AssetCheckResult:
+    """Warns for each symbol and pair of providers with a bar beyond the tolerance."""
+    judged = scope(context)
+    found = market_store.disagreement_counts(judged.symbols, settings().base_timeframe, *judged.instants)
+    named = {
+        f"{row['symbol']} {row['provider']} against {row['other_provider']}": f"{row['bars']} bars, the largest "
+        f"{row['largest']:.1f} times the tolerance"
+        for row in found.to_dict("records")
+    }
+    return _warn(not named, {"bars": int(found["bars"].sum()), "apart": named})
+
+
+def _today() -> datetime:
+    return datetime.combine(datetime.now(UTC).date(), time(), UTC)
+
+
+def _by_symbol(frame: pd.DataFrame) -> Iterator[tuple[Any, pd.DataFrame]]:
+    return iter(frame.groupby("symbol"))
 
 
 @dg.asset_check(

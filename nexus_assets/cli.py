@@ -147,7 +147,7 @@ def backfill(
     """Load what is missing or stale in a range of days, as few large runs. Repeat it to resume."""
     from nexus_assets.instruments import in_catalogue_order
     from nexus_assets.loading import Extent, plan_stage
-    from nexus_assets.resources import open_market_store
+    from nexus_assets.resources import open_market_store, open_sources
     from nexus_assets.session import load_through_daemon, preflight
 
     root, config, _ = bring_up()
@@ -169,9 +169,10 @@ def backfill(
         )
     store = open_market_store(config)
     if dry_run:
+        sources = open_sources(config)
         grid = Grid("stage", "assets", "symbols", "from", "to", "partitions", title="Plan, from what is stored now")
         for stage in stages:
-            for piece in plan_stage(store, config, extent, stage):
+            for piece in plan_stage(store, sources, config, extent, stage):
                 count = f"{piece.partitions * len(piece.assets):,}"
                 grid.add_row(
                     stage, ", ".join(piece.assets), piece.lane, str(piece.first_day), str(piece.end_day), count

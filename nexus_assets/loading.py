@@ -33,7 +33,10 @@ from nexus_assets.planning import (
     stale_cells,
     stale_days,
     undelivered_downstream,
+    worth_asking,
 )
+from nexus_assets.providers.registry import Sources
+from nexus_assets.resources import open_sources
 from nexus_assets.schemas import BARS, DATASET_SPLITS, LABELS, Table
 from nexus_assets.settings import Settings
 from nexus_assets.slice_ledger import ALL_SYMBOLS, WHOLE_TABLE
@@ -72,10 +75,12 @@ class LoadReport:
     failed: list[FailedRun] = field(default_factory=list)
 
 
-def plan_stage(store: MarketStore, config: Settings, extent: Extent, stage: str) -> list[Rectangle]:
+def plan_stage(store: MarketStore, sources: Sources, config: Settings, extent: Extent, stage: str) -> list[Rectangle]:
     """The runs that a stage needs now; none if everything is there."""
     prices_from = load_from(config, extent.first_day)
-    ledger = Ledger.read(store, config.symbols, prices_from - timedelta(days=correlation_reach(config)), extent.end_day)
+    first = prices_from - timedelta(days=correlation_reach(config))
+    gaps = worth_asking(store, sources, extent.symbols, prices_from, extent.end_day, config=config)
+    ledger = Ledger.read(store, config.symbols, first, extent.end_day, gaps)
     if stage == "prices":
         return _split(_cells(ledger, PRICES, extent, prices_from, config), config, PRICES)
     if stage == "features":
@@ -134,11 +139,12 @@ def load(
         BackfillError: there is no daemon, or partitions are asked for that do not exist.
     """
     report = LoadReport()
+    sources = open_sources(config)
     _await_earlier(instance, announce, console)
     began = datetime.now(UTC)
     plan = f"load {began.isoformat(timespec='seconds')}"
     for stage in extent.stages:
-        rectangles = plan_stage(store, config, extent, stage)
+        rectangles = plan_stage(store, sources, config, extent, stage)
         if not rectangles:
             announce(f"{stage}: everything is there")
             continue

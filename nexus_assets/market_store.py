@@ -12,11 +12,22 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
-from nexus_assets import trading_calendar
-from nexus_assets.database import Database
+from nexus_assets import request_log, trading_calendar
 from nexus_assets.deliveries import DeliveryCounts, append_delivery, unaccounted
-from nexus_assets.providers.interface import Delivery
-from nexus_assets.schemas import BARS, CORRELATION_MATRIX, INDICATOR_ROWS, LABELS, RAW_OHLC, SLICES, TABLES, Table
+from nexus_assets.errors import ProviderError
+from nexus_assets.market_counts import MarketCounts, known_column
+from nexus_assets.providers.interface import Delivery, Request
+from nexus_assets.schemas import (
+    BARS,
+    CORRELATION_MATRIX,
+    DISAGREEMENTS,
+    GAPS,
+    INDICATOR_ROWS,
+    LABELS,
+    RAW_OHLC,
+    SLICES,
+    Table,
+)
 from nexus_assets.slice_writer import (
     VALIDATED_QUARANTINE,
     SliceRange,
@@ -30,17 +41,18 @@ from nexus_assets.timeframes import TIMEFRAMES
 __all__ = ["DeliveryCounts", "MarketStore", "WriteCounts"]
 
 
-class MarketStore:
+class MarketStore(MarketCounts):
     """The tables of one database. Every method raises DatabaseError where the server cannot be reached or refuses."""
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
 
     # Writing
 
     def append_delivery(self, delivery: Delivery, *, run_id: str | None) -> DeliveryCounts:
         """Append what a delivery changes to market.raw_ohlc; see deliveries.append_delivery."""
         return append_delivery(self.database, delivery, run_id=run_id)
+
+    def record_failure(self, provider: str, request: Request, error: ProviderError, *, run_id: str | None) -> None:
+        """Note that a provider did not answer."""
+        request_log.record_failure(self.database, provider, request, error, run_id=run_id)
 
     def replace(
         self,
@@ -69,6 +81,8 @@ class MarketStore:
         bars: pd.DataFrame,
         quarantined: pd.DataFrame,
         *,
+        gaps: pd.DataFrame | None = None,
+        disagreements: pd.DataFrame | None = None,
         symbol: str,
         timeframes: Iterable[str],
         first_day: date,
@@ -76,9 +90,15 @@ class MarketStore:
         complete: Mapping[date, bool] | None = None,
         code_version: int | None = None,
     ) -> WriteCounts:
-        """Replace the bars of these days, and the rows that validation kept out of them, in one transaction."""
+        """Replace the bars of these days, the rows that validation kept out of them, the gaps between them and what
+        other providers say of them, in one transaction. No frame, no such rows."""
         where = SliceRange(symbol, tuple(timeframes), first_day, end_day)
-        frames = [(Target(BARS), bars), (VALIDATED_QUARANTINE, quarantined)]
+        frames = [
+            (Target(BARS), bars),
+            (VALIDATED_QUARANTINE, quarantined),
+            (Target(GAPS), GAPS.empty() if gaps is None else gaps),
+            (Target(DISAGREEMENTS), DISAGREEMENTS.empty() if disagreements is None else disagreements),
+        ]
         return replace_slices(self.database, frames, where, complete=complete, code_version=code_version)[0]
 
     def replace_all(self, table: Table, frame: pd.DataFrame, *, code_version: int | None = None) -> WriteCounts:
@@ -129,6 +149,34 @@ class MarketStore:
             "WHERE symbol = %s AND timeframe = %s AND ts >= %s AND ts < %s ORDER BY ts, provider",
             (*([] if as_known is None else [as_known, assume_published]), symbol, timeframe, start, end),
         )
+
+    def read_revisions(self, symbol: str, timeframe: str, ts: Sequence[pd.Timestamp]) -> pd.DataFrame:
+        """Every revision of every provider of these bars, by ts and delivery."""
+        return self.database.frame(
+            f"SELECT {_columns(RAW_OHLC)} FROM market.raw_ohlc "
+            "WHERE symbol = %s AND timeframe = %s AND ts = ANY(%s) ORDER BY ts, delivery_id",
+            (symbol, timeframe, [instant.to_pydatetime() for instant in ts]),
+        )
+
+    def read_kept_out(self, symbol: str, timeframe: str, start: datetime, end: datetime) -> pd.DataFrame:
+        """ts, provider, rule and known_at of the rows with ts in [start, end) that were stopped at delivery and whose
+        time can be trusted, by ts."""
+        return self.database.frame(
+            "SELECT ts, provider, rule, known_at FROM market.quarantined_bars "
+            "WHERE symbol = %s AND timeframe = %s AND ts >= %s AND ts < %s AND stage = 'delivery' "
+            "AND rule IN ('granularity', 'conflicting_repeat') ORDER BY ts, delivery_id",
+            (symbol, timeframe, start, end),
+        )
+
+    def requests_about(self, symbol: str, timeframe: str, start: datetime, end: datetime) -> pd.DataFrame:
+        """Who was asked for bars of [start, end), and when; see request_log.requests_about."""
+        return request_log.requests_about(self.database, symbol, timeframe, start, end)
+
+    def days_worth_asking(
+        self, providers: Mapping[str, Sequence[str]], timeframe: str, first_day: date, end_day: date
+    ) -> set[tuple[str, date]]:
+        """(symbol, day) with a gap that a provider may still fill; see request_log.days_worth_asking."""
+        return request_log.days_worth_asking(self.database, providers, timeframe, first_day, end_day)
 
     def oldest_raw(self, symbol: str, timeframe: str) -> datetime | None:
         """ts of the oldest delivered bar."""
@@ -195,7 +243,7 @@ class MarketStore:
     ) -> pyarrow.Table:
         """ts and these columns of one symbol and timeframe with ts in [start, end), by ts, as an Arrow table: the way
         to read many rows of a few columns."""
-        names = ", ".join(f'"{_column(table, name)}"' for name in ("ts", *columns))
+        names = ", ".join(f'"{known_column(table, name)}"' for name in ("ts", *columns))
         rows = self.database.arrow(
             f"SELECT {names} FROM {table.qualified} WHERE symbol = %s AND timeframe = %s AND ts >= %s AND ts < %s",
             (symbol, timeframe, start, end),
@@ -278,72 +326,6 @@ class MarketStore:
             (table.qualified, list(symbols), first_day, end_day),
         )
 
-    def table_counts(self) -> dict[str, int]:
-        """The exact number of rows of each table, by schema.table."""
-        query = " UNION ALL ".join(
-            f"SELECT '{t.qualified}' AS name, count(*) AS rows FROM {t.qualified}" for t in TABLES
-        )
-        found = {row["name"]: row["rows"] for row in self.database.rows(query)}
-        return {t.qualified: found[t.qualified] for t in TABLES}
-
-    def bar_counts(self, symbols: Sequence[str], timeframe: str, start: datetime, end: datetime) -> dict[str, int]:
-        """Number of bars with ts in [start, end) by symbol; every symbol is named."""
-        found = self.database.rows(
-            "SELECT symbol, count(*) AS rows FROM market.bars "
-            "WHERE symbol = ANY(%s) AND timeframe = %s AND ts >= %s AND ts < %s GROUP BY symbol",
-            (list(symbols), timeframe, start, end),
-        )
-        return {**dict.fromkeys(symbols, 0), **{row["symbol"]: row["rows"] for row in found}}
-
-    def quarantine_counts(self, symbols: Sequence[str], timeframe: str, start: datetime, end: datetime) -> pd.DataFrame:
-        """symbol, rule and rows: rows in quarantine with ts in [start, end), of both stages."""
-        return self.database.frame(
-            "SELECT symbol, rule, count(*) AS rows FROM market.quarantined_bars "
-            "WHERE symbol = ANY(%s) AND timeframe = %s AND ts >= %s AND ts < %s "
-            "GROUP BY symbol, rule ORDER BY symbol, rule",
-            (list(symbols), timeframe, start, end),
-        )
-
-    def suspect_counts(self, symbols: Sequence[str], timeframe: str, start: datetime, end: datetime) -> pd.DataFrame:
-        """symbol, suspect and rows: flagged bars with ts in [start, end) by their flags."""
-        return self.database.frame(
-            "SELECT symbol, suspect, count(*) AS rows FROM market.bars "
-            "WHERE symbol = ANY(%s) AND timeframe = %s AND ts >= %s AND ts < %s AND suspect IS NOT NULL "
-            "GROUP BY symbol, suspect ORDER BY symbol, suspect",
-            (list(symbols), timeframe, start, end),
-        )
-
-    def null_indicators(
-        self, symbols: Sequence[str], start: datetime, end: datetime, names: Sequence[str]
-    ) -> dict[str, int]:
-        """Number of NULLs of each of these columns among the rows that have their warm-up, over all timeframes; and
-        under `rows` the number of such rows."""
-        counts = ", ".join(f'count(*) - count("{_column(INDICATOR_ROWS, name)}") AS "{name}"' for name in names)
-        return self.database.rows(
-            f"SELECT count(*) AS rows, {counts} FROM features.indicators "
-            "WHERE symbol = ANY(%s) AND ts >= %s AND ts < %s AND slice_start IS NOT NULL",
-            (list(symbols), start, end),
-        )[0]
-
-    def misranked_days(self, first_day: date, end_day: date) -> list[date]:
-        """Days whose ranks are not 1 to the number of their correlations."""
-        found = self.database.rows(
-            """
-            SELECT day FROM (
-                SELECT day, timeframe, count(correlation) AS pairs, 0 AS ranked, 0 AS lowest, 0 AS highest
-                FROM analytics.correlation_matrix WHERE day >= %s AND day < %s GROUP BY day, timeframe
-                UNION ALL
-                SELECT day, timeframe, 0, count(DISTINCT rank), min(rank), max(rank)
-                FROM analytics.pair_rankings WHERE day >= %s AND day < %s GROUP BY day, timeframe
-            ) AS both_tables
-            GROUP BY day, timeframe
-            HAVING sum(pairs) <> sum(ranked) OR sum(highest) <> sum(ranked) OR sum(lowest) <> least(sum(ranked), 1)
-            ORDER BY day
-            """,
-            (first_day, end_day, first_day, end_day),
-        )
-        return sorted({row["day"] for row in found})
-
     def read_split_intervals(self, timeframe: str) -> pd.DataFrame:
         """symbol, timeframe, ts, entry_at, t1 and split of the rows that are trained, validated or tested on."""
         return self.database.frame(
@@ -355,9 +337,3 @@ class MarketStore:
 
 def _columns(table: Table) -> str:
     return ", ".join(table.column_names)
-
-
-def _column(table: Table, name: str) -> str:
-    if name not in table.column_names:
-        raise KeyError(f"{table.qualified} has no column {name}")
-    return name

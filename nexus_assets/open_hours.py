@@ -111,29 +111,43 @@ def open_intervals(asset_class: AssetClass, override: Override, with_closures: b
     session = np.column_stack([starts, closes[traded]])
     starts, ends = _joined([*map(tuple, session.tolist()), *_stretches(override.opened)])
     if with_closures:
-        starts, ends = _without(starts, ends, *_closed_instants(asset_class, override))
+        closed = named_closures(asset_class, override, FIRST_YEAR, LAST_YEAR)
+        starts, ends = _without(starts, ends, *_joined([(start, end) for start, end, _ in closed]))
         # Touching stretches are one.
         starts, ends = _joined(list(zip(starts.tolist(), ends.tolist(), strict=True)))
     lengths = ends - starts
     return OpenIntervals(starts, ends, np.cumsum(lengths) - lengths)
 
 
-def _closed_instants(asset_class: AssetClass, override: Override) -> tuple[np.ndarray, np.ndarray]:
-    """The closures as ascending, disjoint intervals."""
-    years = range(FIRST_YEAR, LAST_YEAR + 1) if override.common_closures else ()
+def named_closures(
+    asset_class: AssetClass, override: Override, first_year: int, last_year: int
+) -> list[tuple[int, int, str]]:
+    """[start, end) and reason of every closure that meets these years, and perhaps more; the shortest first.
+
+    They may overlap.
+    """
+    # A holiday may be kept in the year beside its own.
+    years = range(first_year - 1, last_year + 2) if override.common_closures else ()
     listed = [closure for year in years for closure in closures(asset_class, year)]
     listed.extend(override.closures)
-    dated = [(_micros(closure.start, NEW_YORK), _micros(closure.end, NEW_YORK)) for closure in listed]
-    return _joined([*dated, *_stretches(override.closed)])
+    dated = [(_micros(each.start, NEW_YORK), _micros(each.end, NEW_YORK), each.reason) for each in listed]
+    weekly = [
+        (start, end, hours.reason)
+        for hours in override.closed
+        for start, end in _stretches((hours,), first_year - 1, last_year + 1)
+    ]
+    return sorted([*weekly, *dated], key=lambda closure: (closure[1] - closure[0], closure))
 
 
-def _stretches(weekly: tuple[WeeklyHours, ...]) -> list[tuple[int, int]]:
-    """Every week's [start, end) of hours by a wall clock, within the calendar's range."""
+def _stretches(
+    weekly: tuple[WeeklyHours, ...], first_year: int = FIRST_YEAR, last_year: int = LAST_YEAR
+) -> list[tuple[int, int]]:
+    """Every week's [start, end) of hours by a wall clock, within these years and the calendar's range."""
     found = []
     for hours in weekly:
         zone = ZoneInfo(hours.time_zone)
-        first = max(hours.first_day, date(FIRST_YEAR, 1, 2)).toordinal()
-        end = min(hours.end_day, date(LAST_YEAR, 12, 31)).toordinal()
+        first = max(hours.first_day, date(max(first_year, FIRST_YEAR), 1, 2)).toordinal()
+        end = min(hours.end_day, date(min(last_year, LAST_YEAR), 12, 31)).toordinal()
         over_midnight = timedelta(days=int(hours.end <= hours.start))
         for day in map(date.fromordinal, range(first, end)):
             if day.weekday() in hours.days:

@@ -12,12 +12,11 @@ from datetime import date, datetime, timedelta
 from math import ceil
 from typing import ClassVar
 
-from nexus_assets import trading_calendar
 from nexus_assets.backfill import Rectangle
 from nexus_assets.indicator_table import INDICATORS_VERSION, WARMUP_BARS
-from nexus_assets.instruments import instrument
 from nexus_assets.market_store import MarketStore
 from nexus_assets.partitions import Slice, consecutive, days_between
+from nexus_assets.providers.registry import Sources
 from nexus_assets.schemas import (
     ASSET_TABLES,
     BARS,
@@ -32,6 +31,7 @@ from nexus_assets.schemas import (
 from nexus_assets.settings import Settings
 from nexus_assets.slice_ledger import ALL_SYMBOLS, WHOLE_TABLE
 from nexus_assets.timeframes import minutes
+from nexus_assets.transforms.bars import BARS_VERSION
 from nexus_assets.transforms.correlations import (
     CORRELATIONS_VERSION,
     HISTORY_DAYS,
@@ -50,6 +50,7 @@ LABEL_REACH_DAYS = 8
 MOST_RECTANGLES = 8
 
 _VERSIONS = {
+    BARS.qualified: BARS_VERSION,
     INDICATOR_ROWS.qualified: INDICATORS_VERSION,
     LABELS.qualified: LABELS_VERSION,
     CORRELATION_MATRIX.qualified: CORRELATIONS_VERSION,
@@ -87,14 +88,23 @@ def load_from(config: Settings, first_day: date) -> date:
 
 @dataclass
 class Ledger:
-    """When each slice was written and last changed; from nexus.slices."""
+    """When each slice was written and last changed, from nexus.slices; and which days of prices are worth asking for
+    again, from market.gaps."""
 
     _VALUES: ClassVar = ("written_at", "changed_at", "rows", "complete", "code_version")
 
     rows: Mapping[tuple[str, str, date], tuple[datetime, datetime, int, bool, int]] = field(default_factory=dict)
+    worth_asking: Collection[Cell] = frozenset()
 
     @classmethod
-    def read(cls, store: MarketStore, symbols: Collection[str], first_day: date, end_day: date) -> "Ledger":
+    def read(
+        cls,
+        store: MarketStore,
+        symbols: Collection[str],
+        first_day: date,
+        end_day: date,
+        worth_asking: Collection[Cell] = frozenset(),
+    ) -> "Ledger":
         """What is stored about every asset's slices on these days, and about tables that are written as a whole."""
         whole = store.ledger(DATASET_SPLITS, [ALL_SYMBOLS], WHOLE_TABLE, WHOLE_TABLE + timedelta(days=1))
         frames = [
@@ -106,7 +116,7 @@ class Ledger:
             keys = zip(frame["table_name"], frame["symbol"], frame["day"], strict=True)
             values = zip(*(frame[name] for name in cls._VALUES), strict=True)
             rows.update(zip(keys, values, strict=True))
-        return cls(rows)
+        return cls(rows, worth_asking)
 
     def newest_change(self, table: str) -> datetime | None:
         """When the content of any slice of a table last changed, as far as it was read."""
@@ -124,11 +134,6 @@ class Ledger:
         row = self.rows.get((table, symbol, day))
         return row is not None and row[3]
 
-    def row_count(self, table: str, symbol: str, day: date) -> int:
-        """Rows of the slice; 0 if it was never written."""
-        row = self.rows.get((table, symbol, day))
-        return row[2] if row is not None else 0
-
     def changed_since(self, table: str, symbol: str, days: Iterable[date], instant: datetime) -> bool:
         """Whether the content of any of these slices changed after the instant."""
         return any(
@@ -136,10 +141,21 @@ class Ledger:
         )
 
 
+def worth_asking(
+    store: MarketStore, sources: Sources, symbols: Collection[str], first_day: date, end_day: date, *, config: Settings
+) -> set[Cell]:
+    """The days of prices with a gap that a provider of the symbol may still fill: it failed, was not asked since the
+    bar ended, or said less than a day after it that it has none."""
+    timeframe = config.base_timeframe
+    providers = {symbol: [provider.name for provider in sources.for_symbol(symbol, timeframe)] for symbol in symbols}
+    return store.days_worth_asking(providers, timeframe, first_day, end_day)
+
+
 def stale_cells(
     ledger: Ledger, target: Table, symbols: Collection[str], first_day: date, end_day: date, *, config: Settings
 ) -> set[Cell]:
-    """The slices of one symbol x day table that were never written, are not complete, or read what changed since."""
+    """The slices of one symbol x day table that were never written, are not complete, or read what changed since; of
+    raw prices also those with a gap that a provider may still fill."""
     indicator_reach = max(warmup_days(timeframe) for timeframe in config.feature_timeframes)
     volatility_reach = max(warmup_days(timeframe, VOLATILITY_BARS + 1) for timeframe in config.feature_timeframes)
     reach = {
@@ -155,7 +171,7 @@ def stale_cells(
             if written is None or not ledger.complete(table, symbol, day):
                 found.add((symbol, day))
             elif table == RAW_OHLC.qualified:
-                if ledger.row_count(table, symbol, day) == 0 and _trades(symbol, day, config):
+                if (symbol, day) in ledger.worth_asking:
                     found.add((symbol, day))
             else:
                 source, back, ahead = reach[table]
@@ -176,11 +192,6 @@ def untouched_version(store: MarketStore, piece: Slice, config: Settings) -> int
     if len(changed) and changed.max() > written["written_at"].min():
         return 0
     return int(written["code_version"].min())
-
-
-def _trades(symbol: str, day: date, config: Settings) -> bool:
-    start, end = trading_calendar.day_range(day, day + timedelta(days=1))
-    return len(trading_calendar.expected(instrument(symbol).asset_class, start, end, config.base_timeframe)) > 0
 
 
 def correlation_reach(config: Settings) -> int:

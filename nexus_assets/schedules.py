@@ -12,7 +12,7 @@ from nexus_assets.backfill import Rectangle
 from nexus_assets.jobs import daily_correlation, market_healing, market_update, training_sets
 from nexus_assets.market_store import MarketStore
 from nexus_assets.partitions import RANGE_END_TAG, RANGE_START_TAG
-from nexus_assets.planning import FEATURES, PRICES, Ledger, cover, load_from, stale_cells
+from nexus_assets.planning import FEATURES, PRICES, Ledger, cover, load_from, stale_cells, worth_asking
 from nexus_assets.providers.registry import Sources
 from nexus_assets.settings import Settings, settings
 from nexus_assets.slices import PLOTS_TAG
@@ -76,7 +76,8 @@ def daily_correlation_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunR
     cron_schedule="40 0 * * *",
     execution_timezone="UTC",
     default_status=STATUS,
-    description="Every day at 00:40: slices of the last days that are missing, immature or stale.",
+    description="Every day at 00:40: slices of the last days that are missing, immature, stale, or have a gap that a "
+    "provider may still fill.",
 )
 def daily_healing(
     context: dg.ScheduleEvaluationContext,
@@ -87,7 +88,7 @@ def daily_healing(
     config = settings()
     served, _ = sources.served(config.symbols, config.base_timeframe)
     today = _day_of(context)
-    rectangles = healing_rectangles(market_store, config, served, today)
+    rectangles = healing_rectangles(market_store, sources, config, served, today)
     if not rectangles:
         yield dg.SkipReason(f"Every slice of the last {config.healing_days} days is complete.")
     for number, rectangle in enumerate(rectangles):
@@ -109,10 +110,13 @@ def monthly_training_set(context: dg.ScheduleEvaluationContext) -> dg.RunRequest
     return dg.RunRequest(run_key=month.isoformat(), partition_key=month.isoformat())
 
 
-def healing_rectangles(store: MarketStore, config: Settings, symbols: tuple[str, ...], today: date) -> list[Rectangle]:
+def healing_rectangles(
+    store: MarketStore, sources: Sources, config: Settings, symbols: tuple[str, ...], today: date
+) -> list[Rectangle]:
     """What healing would run: the union over the stages, because one run holds them all."""
     first = max(config.start_day, today - timedelta(days=config.healing_days))
-    ledger = Ledger.read(store, symbols, load_from(config, first), today + timedelta(days=1))
+    gaps = worth_asking(store, sources, symbols, first, today, config=config)
+    ledger = Ledger.read(store, symbols, load_from(config, first), today + timedelta(days=1), gaps)
     tables = (*PRICES, *FEATURES)
     cells = set().union(*(stale_cells(ledger, table, symbols, first, today, config=config) for table in tables))
     return cover(cells, config.symbols, tables)

@@ -307,6 +307,76 @@ DELIVERIES = Table(
     ),
 )  # fmt: skip
 
+GAP_STATES: dict[str, str] = {
+    "missing": "Expected, over, and not delivered.",
+    "quarantined": "Delivered and kept out; the reason is the rule.",
+    "healed": "Present: delivered after an answer that did not hold it, or by another provider than its day's.",
+    "holiday": "Inside the weekly session, and not expected; the reason is the holiday.",
+}
+
+MISSING_REASONS: dict[str, str] = {
+    "provider_has_none": "Every provider of the symbol answered a day or more after the bar's end, without it.",
+    "not_confirmed": "Answers without it were given less than a day after its end; it may come late.",
+    "provider_failed": "The last request that covers it failed at a provider.",
+    "not_asked": "A provider of the symbol was not asked since the bar ended.",
+}
+"""Why a bar is missing. Only the first is final: healing and backfills ask again for the others."""
+
+GAPS = Table(
+    "market",
+    "gaps",
+    "Every bar of the base timeframe that is not simply present: stretches of neighbouring bars in one state, cut at "
+    "00:00 UTC. A bar that is over, expected and in no row here is in market.bars.",
+    (
+        _SYMBOL, _TIMEFRAME,
+        Column("ts", "timestamp", "Open of the first bar of the stretch."),
+        Column("ends_at", "timestamp", "End of its last bar."),
+        Column("bars", "integer", "Bars in the stretch.", "bars", bounds=(1, None)),
+        Column("state", "text", "What became of them.", values=tuple(GAP_STATES)),
+        Column("reason", "text", "missing: why; quarantined: the rule; holiday: its name; healed: the way."),
+        Column("provider", "text", "missing: who answered without them a day or more after their end, by comma; "
+               "healed: who delivered; quarantined: whose rows; holiday: empty."),
+        Column("known_at", "timestamp", "When the state was learned: of the last answer, or of the delivery; NULL "
+               "where nobody was asked.", nullable=True),
+    ),
+    key=("symbol", "timeframe", "ts"),
+    time_column=None,
+)  # fmt: skip
+
+DISAGREEMENTS = Table(
+    "market",
+    "disagreements",
+    "Bars whose close lies further from another provider's than 3 times the hour's median spread, or than 10 basis "
+    "points where no spread is known.",
+    (
+        _SYMBOL, _TIMEFRAME, _TS, _PROVIDER,
+        Column("other_provider", "text", "Who says otherwise."),
+        Column("close", "float", "Close of the bar.", _PRICE_UNIT),
+        Column("other_close", "float", "The other provider's close.", _PRICE_UNIT),
+        Column("tolerance", "float", "What the two may differ by.", _PRICE_UNIT, bounds=(0, None)),
+        Column("known_at", "timestamp", "When the later of the two was learned."),
+    ),
+    key=("symbol", "timeframe", "ts", "provider", "other_provider"),
+    time_column=None,
+)  # fmt: skip
+
+FAILED_REQUESTS = Table(
+    "market",
+    "failed_requests",
+    "Requests that a provider did not answer.",
+    (
+        _SYMBOL, _TIMEFRAME, _PROVIDER,
+        Column("range_start", "timestamp", "Start of the asked range, inclusive."),
+        Column("range_end", "timestamp", "End of the asked range, exclusive."),
+        Column("failed_at", "timestamp", "When it failed."),
+        Column("transient", "boolean", "Whether the same request may work later."),
+        Column("message", "text", "What went wrong."),
+        Column("run_id", "text", "The Dagster run that asked.", nullable=True),
+    ),
+    key=("symbol", "timeframe", "provider", "failed_at"),
+    time_column=None,
+)  # fmt: skip
+
 INDICATOR_ROWS = Table(
     "features",
     "indicators",
@@ -464,7 +534,9 @@ ASSET_TABLES: tuple[Table, ...] = (
 )  # fmt: skip
 """Tables that are assets, in the order of the graph."""
 
-TABLES: tuple[Table, ...] = (*ASSET_TABLES, QUARANTINED_BARS, DELIVERIES, MARKET_SESSIONS, SLICES)
+TABLES: tuple[Table, ...] = (
+    *ASSET_TABLES, QUARANTINED_BARS, GAPS, DISAGREEMENTS, DELIVERIES, FAILED_REQUESTS, MARKET_SESSIONS, SLICES,
+)  # fmt: skip
 
 
 def table(qualified: str) -> Table:

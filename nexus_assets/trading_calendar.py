@@ -37,6 +37,7 @@ from nexus_assets.open_hours import (
     as_index,
     calendar_version,
     declare_overrides,
+    named_closures,
     new_york_closes,
     open_intervals,
     out_of_range,
@@ -53,6 +54,7 @@ __all__ = [
     "bar_open_of",
     "bar_opens",
     "calendar_version",
+    "closure_reason",
     "day_range",
     "day_start",
     "declare_overrides",
@@ -175,6 +177,20 @@ def expected_in_days(
 ) -> pd.DatetimeIndex:
     """The opens of the expected bars that belong to the days [first_day, end_day), ascending; see slice_bounds."""
     return expected(asset_class, *slice_bounds(timeframe, first_day, end_day), timeframe, provider)
+
+
+def closure_reason(asset_class: AssetClass, ts: Instants, provider: str | None = None) -> np.ndarray:
+    """Why no bar is expected at each instant: the name of the closure that it lies in, "" where it lies in none.
+
+    Where closures overlap, the longest names them: Christmas goes before a daily halt.
+    """
+    instants = _micros(ts)
+    found = np.full(len(instants), "", dtype=object)
+    if len(instants):
+        years = as_index(np.array([instants.min(), instants.max()])).year
+        for start, end, reason in named_closures(asset_class, override_of(asset_class, provider), *years):
+            found[(instants >= start) & (instants < end)] = reason
+    return found
 
 
 def is_open(asset_class: AssetClass, ts: Instants, provider: str | None = None) -> np.ndarray:

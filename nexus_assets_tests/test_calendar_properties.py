@@ -175,3 +175,13 @@ def test_a_version_is_equal_exactly_where_the_hours_are(declared) -> None:
     in_the_weekend = Closure(datetime(2021, 6, 12, 3), datetime(2021, 6, 12, 4), "nothing to close")
     declared(Override(closures=(in_the_weekend,)))
     assert calendar.calendar_version("fx", "probe") == usual
+
+
+@given(which=CALENDARS, moment=MOMENTS)
+@EXAMPLES
+def test_every_allowed_minute_that_is_not_expected_has_a_reason_and_no_other_has_one(which, moment: datetime) -> None:
+    asset_class, provider = which
+    minutes = calendar.bar_opens("1m", moment, moment + timedelta(days=2))
+    minutes = minutes[calendar.allowed(asset_class, minutes, "1m", provider)]
+    reasons = calendar.closure_reason(asset_class, minutes, provider)
+    np.testing.assert_array_equal(reasons == "", calendar.is_open(asset_class, minutes, provider))

@@ -96,7 +96,7 @@ def test_every_check_was_evaluated_and_passed(loaded: Graph) -> None:
     verdicts = {key.name: records[key].evaluation.passed for key in keys}  # pyright: ignore[reportOptionalMemberAccess]
     # The newest prices are of 2021: freshness is the one gate that must warn.
     assert verdicts == {name: name != "freshness" for name in verdicts}
-    assert len(verdicts) == 11
+    assert len(verdicts) == 13
 
 
 def test_each_partition_tells_its_rows_and_the_newest_shows_a_plot(loaded: Graph) -> None:

@@ -1,10 +1,12 @@
 """What is decided to be missing or stale, from hand-made ledgers."""
 
+from collections.abc import Collection
 from datetime import UTC, date, datetime, timedelta
 
 from nexus_assets.planning import (
     FEATURES,
     PRICES,
+    Cell,
     Ledger,
     asset_names,
     cover,
@@ -17,6 +19,7 @@ from nexus_assets.planning import (
 )
 from nexus_assets.schemas import BARS, CORRELATION_MATRIX, INDICATOR_ROWS, LABELS, PAIR_RANKINGS, RAW_OHLC, Table
 from nexus_assets.settings import load_settings
+from nexus_assets.transforms.bars import BARS_VERSION
 from nexus_assets.transforms.labels import LABELS_VERSION
 
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
@@ -32,11 +35,11 @@ def entry(written: datetime = NOW, changed: datetime = NOW, rows: int = 24, comp
 
 def current(table: Table, **changes) -> tuple:
     """An entry that this version of the code wrote."""
-    return entry(version={LABELS: LABELS_VERSION}.get(table, 1), **changes)
+    return entry(version={BARS: BARS_VERSION, LABELS: LABELS_VERSION}.get(table, 1), **changes)
 
 
-def ledger(*rows: tuple[Table, str, date, tuple]) -> Ledger:
-    return Ledger({(table.qualified, symbol, day): values for table, symbol, day, values in rows})
+def ledger(*rows: tuple[Table, str, date, tuple], gaps: Collection[Cell] = ()) -> Ledger:
+    return Ledger({(table.qualified, symbol, day): values for table, symbol, day, values in rows}, gaps)
 
 
 def stale(made: Ledger, table: Table, day: date = DAY) -> bool:
@@ -56,14 +59,17 @@ def test_a_day_written_before_it_was_over_is_stale() -> None:
     assert stale(ledger((RAW_OHLC, "EURUSD", DAY, entry(complete=False))), RAW_OHLC)
 
 
-def test_a_trading_day_without_prices_is_asked_again_and_a_saturday_is_not() -> None:
-    assert stale(ledger((RAW_OHLC, "EURUSD", DAY, entry(rows=0))), RAW_OHLC)
-    assert not stale(ledger((RAW_OHLC, "EURUSD", SATURDAY, entry(rows=0))), RAW_OHLC, SATURDAY)
+def test_a_day_with_a_gap_that_a_provider_may_fill_is_asked_again_and_another_is_not() -> None:
+    written = (RAW_OHLC, "EURUSD", DAY, entry(rows=0))
+    assert stale(ledger(written, gaps=[("EURUSD", DAY)]), RAW_OHLC)
+    assert not stale(ledger(written, gaps=[("GBPUSD", DAY), ("EURUSD", SATURDAY)]), RAW_OHLC)
 
 
 def test_bars_are_stale_when_prices_of_their_day_or_of_the_evening_before_changed() -> None:
     for changed_day, expected in ((DAY, True), (DAY - timedelta(days=1), True), (DAY - timedelta(days=2), False)):
-        made = ledger((BARS, "EURUSD", DAY, entry()), (RAW_OHLC, "EURUSD", changed_day, entry(LATER, changed=LATER)))
+        made = ledger(
+            (BARS, "EURUSD", DAY, current(BARS)), (RAW_OHLC, "EURUSD", changed_day, entry(LATER, changed=LATER))
+        )
         assert stale(made, BARS) is expected
 
 

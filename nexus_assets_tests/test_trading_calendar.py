@@ -220,6 +220,22 @@ def test_a_providers_late_open_concerns_only_that_provider() -> None:
     assert calendar.allowed("fx", [start], "1h", "oanda").tolist() == [True]
 
 
+@pytest.mark.parametrize(
+    ("asset_class", "provider", "moment", "reason"),
+    [
+        ("fx", None, "2018-12-25 12:00", "Christmas"),
+        ("fx", "oanda", "2019-10-20 17:30", "late Sunday open"),
+        ("fx", "fxcm", "2019-10-20 17:30", ""),
+        ("metal", "mt5_eu", "2019-03-12 18:30", "break by the server's clock"),
+        ("index", "histdata", "2019-06-05 16:20", "close at 16:15"),
+        ("index", "histdata", "2018-12-25 16:20", "Christmas"),
+        ("metal", None, "2019-12-31 18:00", "New Year"),
+    ],
+)
+def test_a_closure_is_named(asset_class, provider: str | None, moment: str, reason: str) -> None:
+    assert calendar.closure_reason(asset_class, [new_york(moment)], provider).tolist() == [reason]
+
+
 # Open hours
 
 

@@ -2,7 +2,8 @@
 
 From: the newest revision of each raw_ohlc row. Grain: the base timeframe and those rolled up from it; 4h and 1d bars
 lie on the grid that starts at 17:00 New York, and exist only when their interval is over. Rows that break a rule go
-to market.quarantined_bars with its name; doubtful ones are kept with a `suspect` flag.
+to market.quarantined_bars with its name; doubtful ones are kept with a `suspect` flag. What is expected and not there
+is in market.gaps with its reason, and closes on which providers differ are in market.disagreements.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,14 +19,12 @@ from nexus_assets.instruments import instrument
 from nexus_assets.market_store import MarketStore
 from nexus_assets.partitions import Slice, day_of_rows, symbol_day_partitions
 from nexus_assets.providers.registry import Sources
-from nexus_assets.schemas import BARS, RAW_OHLC
+from nexus_assets.schemas import BARS, GAP_STATES, RAW_OHLC
 from nexus_assets.settings import settings
 from nexus_assets.slices import finish, materialise, rows_by_day, wants_plots
 from nexus_assets.transforms import plots
-from nexus_assets.transforms.bars import MadeBars, make_bars
-
-BARS_VERSION = 1
-"""Raised whenever a bar, its flags or the rules of quarantine may change."""
+from nexus_assets.transforms.bars import BARS_VERSION, MadeBars, make_bars
+from nexus_assets.transforms.gaps import find_gaps
 
 ACCOUNTED = dg.AssetCheckSpec(
     "every_raw_row_accounted_for",
@@ -53,9 +52,12 @@ def bars(
 
     def work(piece: Slice) -> Mapping[date, Mapping[str, Any]]:
         made, raw_rows = make(market_store, sources, piece, now)
+        gaps = gaps_of(market_store, sources, piece, made, now)
         market_store.replace_bars(
             made.bars,
             made.quarantined,
+            gaps=gaps,
+            disagreements=made.disagreements,
             symbol=piece.symbol,
             timeframes=settings().timeframes,
             first_day=piece.first_day,
@@ -65,7 +67,7 @@ def bars(
         base = int((made.bars["timeframe"] == settings().base_timeframe).sum())
         if raw_rows != base + len(made.quarantined) + made.other_provider_rows + made.unfinished_rows:
             lost.append(f"{piece}: {raw_rows} raw rows, {base} bars, {len(made.quarantined)} in quarantine")
-        return describe(made, piece, plot=draw and piece.days[-1] == last_days[piece.symbol])
+        return describe(made, gaps, piece, plot=draw and piece.days[-1] == last_days[piece.symbol])
 
     last_days, draw = last_day_by_symbol(context), wants_plots(context)
     report = materialise(context, work)
@@ -105,19 +107,48 @@ def make(store: MarketStore, sources: Sources, piece: Slice, now: datetime) -> t
     return made, int((raw["ts"] >= pd.Timestamp(start)).sum())
 
 
-def describe(made: MadeBars, piece: Slice, *, plot: bool) -> dict[date, dict[str, Any]]:
-    """Metadata of each day: rows, time range, quarantined share, suspects; a plot on the newest that has bars."""
+def gaps_of(store: MarketStore, sources: Sources, piece: Slice, made: MadeBars, now: datetime) -> pd.DataFrame:
+    """The gaps of a slice, in the columns of schemas.GAPS."""
+    timeframe = settings().base_timeframe
+    start, end = trading_calendar.slice_bounds(timeframe, piece.first_day, piece.end_day)
+    names = ["ts", "provider", "rule", "known_at"]
+    kept_out = [made.quarantined[names], store.read_kept_out(piece.symbol, timeframe, start, end)]
+    return find_gaps(
+        made.bars.iloc[: len(made.leaders)],
+        made.leaders,
+        pd.concat([frame for frame in kept_out if len(frame)] or kept_out[:1]),
+        store.requests_about(piece.symbol, timeframe, start, end),
+        lambda ts: store.read_revisions(piece.symbol, timeframe, ts),
+        instrument=instrument(piece.symbol),
+        timeframe=timeframe,
+        first_day=piece.first_day,
+        end_day=piece.end_day,
+        complete_until=now,
+        providers=[provider.name for provider in sources.for_symbol(piece.symbol, timeframe)],
+    )
+
+
+def describe(made: MadeBars, gaps: pd.DataFrame, piece: Slice, *, plot: bool) -> dict[date, dict[str, Any]]:
+    """Metadata of each day: rows, time range, quarantined share, suspects, bars in each state of the gap ledger; on the
+    newest that has bars a plot of the closes, and one of the gaps."""
     described = rows_by_day(made.bars, piece.days)
-    base = made.bars[made.bars["timeframe"] == settings().base_timeframe]
+    base = made.bars.iloc[: len(made.leaders)]
     accepted = day_of_rows(base).value_counts()
     suspect = day_of_rows(base[base["suspect"].notna()]).value_counts()
     rejected = day_of_rows(made.quarantined).value_counts()
+    states = gaps.groupby([day_of_rows(gaps), "state"])["bars"].sum()
     for day, values in described.items():
         bad, good = int(rejected.get(day, 0)), int(accepted.get(day, 0))
         values["quarantined"] = bad
         values["quarantined_share"] = bad / (bad + good) if bad + good else 0.0
         values["suspects"] = int(suspect.get(day, 0))
+        values["disagreements"] = int((day_of_rows(made.disagreements) == day).sum())
+        for state in GAP_STATES:
+            values[f"gaps_{state}"] = int(states.get((day, state), 0))
     if plot and len(base):
+        newest = max(day_of_rows(base))
         picture = plots.as_markdown(plots.price_plot(base), f"{piece.symbol} closes")
-        described[max(day_of_rows(base))]["closes"] = dg.MetadataValue.md(picture)
+        described[newest]["closes"] = dg.MetadataValue.md(picture)
+        picture = plots.as_markdown(plots.gap_plot(base, gaps, piece.days), f"{piece.symbol} gaps")
+        described[newest]["gaps"] = dg.MetadataValue.md(picture)
     return described

@@ -1,12 +1,13 @@
 """market/raw_ohlc: every bar that a provider delivered.
 
-From: the providers that sources.toml names for a symbol, in order; the first that answers with rows delivers.
+From: the providers that sources.toml names for a symbol, in order; the first that answers delivers, the others are
+asked for what it does not have.
 Grain: symbol, base timeframe, ts, provider, delivery. Append-only: a value that differs from the newest known one is
 a new revision; an equal one is only counted. Hourly, and for any day on demand.
 """
 
 from collections.abc import Iterator, Mapping
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -15,11 +16,10 @@ import pandas as pd
 
 from nexus_assets import trading_calendar
 from nexus_assets.assets.specification import declared
-from nexus_assets.errors import PermanentProviderError, ProviderError
+from nexus_assets.collecting import Collected, collect
 from nexus_assets.instruments import AssetClass, instrument
 from nexus_assets.market_store import DeliveryCounts, MarketStore
 from nexus_assets.partitions import Slice, partition_key, symbol_day_partitions
-from nexus_assets.providers.interface import Delivery, Request
 from nexus_assets.providers.registry import Sources
 from nexus_assets.schemas import RAW_OHLC
 from nexus_assets.settings import settings
@@ -50,10 +50,13 @@ def raw_ohlc(
     cells: dict[tuple[str, date], int] = {}
 
     def work(piece: Slice) -> Mapping[date, Mapping[str, Any]]:
-        delivery = deliver(sources, piece)
-        counts = market_store.append_delivery(delivery, run_id=context.run.run_id)
-        deliveries.append(counts)
-        described = describe(delivery, counts, piece)
+        collected = collect(
+            market_store, sources, piece, config=settings(), run_id=context.run.run_id, now=datetime.now(UTC)
+        )
+        for failure in collected.failures:
+            context.log.warning(f"{piece}: {failure}")
+        deliveries.extend(counts for _, counts in collected.answers)
+        described = describe(collected, piece)
         cells.update({(piece.symbol, day): described[day]["dagster/row_count"] for day in piece.days})
         return described
 
@@ -64,51 +67,17 @@ def raw_ohlc(
     yield finish(context, report)
 
 
-def deliver(sources: Sources, piece: Slice) -> Delivery:
-    """The answer of the first provider of the symbol that answers with rows; else the first empty one.
-
-    Raises:
-        ProviderError: no provider is declared for the symbol, or every one failed; the last failure is the cause.
-    """
-    timeframe = settings().base_timeframe
-    start, end = trading_calendar.day_range(piece.first_day, piece.end_day)
-    request = Request(piece.symbol, timeframe, start, end)
-    failures: list[ProviderError] = []
-    empty: Delivery | None = None
-    for provider in sources.for_symbol(piece.symbol, timeframe):
-        try:
-            delivery = provider.fetch(request)
-        except ProviderError as error:
-            failures.append(error)
-            continue
-        if delivery.delivered:
-            return delivery
-        empty = empty or delivery
-    if empty is not None:
-        return empty
-    if failures:
-        raise failures[-1]
-    raise PermanentProviderError(
-        f"No source serves {piece.symbol} at {timeframe}.",
-        next_step="Declare one in sources.toml, or leave the symbol out of NEXUS_SYMBOLS.",
-    )
-
-
-def describe(delivery: Delivery, counts: DeliveryCounts, piece: Slice) -> dict[date, dict[str, Any]]:
-    """Metadata of each day of a delivery."""
-    by_day = counts.per_day.set_index("day")
+def describe(collected: Collected, piece: Slice) -> dict[date, dict[str, Any]]:
+    """Metadata of each day of a slice, over all its deliveries."""
+    counts = pd.concat([counts.per_day for _, counts in collected.answers]).groupby("day").sum()
+    counts = counts.reindex(piece.days, fill_value=0)
+    origin = {
+        "provider": ", ".join(delivery.provider for delivery, _ in collected.answers),
+        "delivery": ", ".join(str(counts.delivery_id) for _, counts in collected.answers),
+    }
     described = {}
-    for day in piece.days:
-        numbers = {
-            name: int(by_day.at[day, name]) if day in by_day.index else 0  # pyright: ignore[reportArgumentType]
-            for name in ("new", "changed", "unchanged", "quarantined")
-        }
-        described[day] = {
-            "dagster/row_count": sum(numbers.values()),
-            **numbers,
-            "provider": delivery.provider,
-            "delivery": counts.delivery_id,
-        }
+    for day, numbers in zip(piece.days, counts.to_dict("records"), strict=True):
+        described[day] = {"dagster/row_count": int(sum(numbers.values())), **numbers, **origin}
     return described
 
 

@@ -22,7 +22,11 @@ from nexus_assets.errors import PartitionError
 from nexus_assets.instruments import AssetClass, Instrument
 from nexus_assets.schemas import BARS
 from nexus_assets.timeframes import TIMEFRAMES, minutes
+from nexus_assets.transforms.provider_choice import choose, disagreements
 from nexus_assets.transforms.quarantined_bars import PRICES, broken_rules, quarantine
+
+BARS_VERSION = 2
+"""Raised whenever a bar, its flags, the rules of quarantine or the gap ledger may change."""
 
 LARGE_MOVE_MULTIPLE = 50.0
 """A move of more than this many times the median move of its window is a doubt."""
@@ -43,14 +47,17 @@ class Validated:
     """What validation leaves.
 
     Attributes:
-        bars: Columns of schemas.BARS plus `day`, the window in which the row was judged (00:00 UTC); ascending by
-            day and ts, one row per day and ts, so a row after 17:00 New York can stand twice.
+        bars: Columns of schemas.BARS plus `day`, the window in which the row was judged (00:00 UTC), and `leader`, the
+            provider of its trading day; ascending by day and ts, one row per day and ts, so a row after 17:00 New
+            York can stand twice.
         quarantined: Columns of schemas.QUARANTINED_BARS; every raw row of the days that broke a rule.
-        other_provider_rows: Valid rows of the days of a provider that was not chosen.
+        disagreements: Columns of schemas.DISAGREEMENTS.
+        other_provider_rows: Valid rows of the days that another provider's row stands for.
     """
 
     bars: pd.DataFrame
     quarantined: pd.DataFrame
+    disagreements: pd.DataFrame
     other_provider_rows: int
 
 
@@ -60,13 +67,17 @@ class MadeBars:
 
     Attributes:
         bars: Columns of schemas.BARS, base timeframe first, each timeframe ascending by ts.
+        leaders: The provider of the trading day of each base bar, in their order.
         quarantined: Columns of schemas.QUARANTINED_BARS.
-        other_provider_rows: Valid rows of a provider that was not chosen.
+        disagreements: Columns of schemas.DISAGREEMENTS.
+        other_provider_rows: Valid rows that another provider's row stands for.
         unfinished_rows: Rows of bars that are not over.
     """
 
     bars: pd.DataFrame
+    leaders: np.ndarray
     quarantined: pd.DataFrame
+    disagreements: pd.DataFrame
     other_provider_rows: int
     unfinished_rows: int
 
@@ -108,7 +119,8 @@ def make_bars(
         priority=priority,
     )
     judged = validated.bars
-    made = [judged.take(np.flatnonzero(_in_own_day(judged, base_timeframe))).drop(columns="day")]
+    base = judged.take(np.flatnonzero(_in_own_day(judged, base_timeframe)))
+    made = [base.drop(columns=["day", "leader"])]
     for timeframe in sorted(rolled_up, key=TIMEFRAMES.index):
         made.append(
             roll_up(
@@ -123,7 +135,14 @@ def make_bars(
     filled = [frame for frame in made if len(frame)]
     bars = pd.concat(filled, ignore_index=True) if filled else BARS.empty()
     unfinished = int((~over & _of_days(raw, base_timeframe, first_day, end_day)).sum())
-    return MadeBars(bars, validated.quarantined, validated.other_provider_rows, unfinished)
+    return MadeBars(
+        bars,
+        base["leader"].to_numpy(),
+        validated.quarantined,
+        validated.disagreements,
+        validated.other_provider_rows,
+        unfinished,
+    )
 
 
 def validate(
@@ -137,10 +156,9 @@ def validate(
 ) -> Validated:
     """Quarantine what is unfit, choose one provider per trading day, and flag doubts.
 
-    The provider of a trading day (17:00 to 17:00 New York) is the first in `priority` with a valid row in it;
-    providers that are not named there come last, by name. Only the first of `priority` may quote another kind of
-    instrument than the declared one: a future does not stand in for spot. Of a trading day that reaches into the next
-    UTC day, a window sees the part before its end, and chooses by that.
+    The provider of a trading day (17:00 to 17:00 New York) is the first in `priority` with a valid row in it, and
+    others fill its holes; see provider_choice.choose. Of a trading day that reaches into the next UTC day, a window
+    sees the part before its end, and chooses by that.
 
     Suspect flags, each within the window:
         large_move: |ln(close / close before)| exceeds LARGE_MOVE_MULTIPLE times the window's median of it (where that
@@ -164,9 +182,12 @@ def validate(
     quarantined = quarantine(rows.take(unfit), rules[unfit], instrument)
 
     windows = _windows(rows.take(np.flatnonzero(rules == "")), base_timeframe, first_day, end_day)
-    chosen = _chosen(windows, instrument, priority)
-    bars = _judged(windows.take(np.flatnonzero(chosen)), instrument.asset_class, base_timeframe)
-    return Validated(bars, quarantined, int((~chosen & _in_own_day(windows, base_timeframe)).sum()))
+    taken, leader = choose(windows, instrument, priority, base_timeframe)
+    windows["leader"] = leader
+    bars = _judged(windows.take(np.flatnonzero(taken)), instrument.asset_class, base_timeframe)
+    own = np.flatnonzero(_in_own_day(windows, base_timeframe))
+    apart = disagreements(windows.take(own).reset_index(drop=True), taken[own])
+    return Validated(bars, quarantined, apart, int((~taken[own]).sum()))
 
 
 def roll_up(
@@ -180,8 +201,8 @@ def roll_up(
 ) -> pd.DataFrame:
     """The bars of a longer timeframe that end in the days (first_day 00:00, end_day 00:00], ascending.
 
-    A rolled-up bar lies within one trading day, so its base bars have one provider. It has the kinds of its last base
-    bar, the latest known_at, and the flags large_move and stale of any base bar (a missing base bar shows as
+    A rolled-up bar lies within one trading day and names the provider of it. It has the kinds of its last base bar,
+    the latest known_at, and the flags large_move and stale of any base bar (a missing base bar shows as
     bars_present below bars_expected). Volume is the sum, and NULL where a base bar has none or the kinds of volume
     differ; spread is the median of those there are.
 
@@ -222,11 +243,12 @@ def roll_up(
         spread=pd.Series(base["spread"].to_numpy()).groupby(np.cumsum(is_first)).median().to_numpy(),
         known_at=_instants(np.maximum.reduceat(pd.DatetimeIndex(base["known_at"]).as_unit("us").asi8, first)),
         bars_expected=_expected_counts(
-            rolled["provider"].to_numpy(), ts, timeframe, str(rolled["timeframe"].iloc[0]), asset_class
+            rolled["leader"].to_numpy(), ts, timeframe, str(base["timeframe"].iloc[0]), asset_class
         ),
+        provider=rolled["leader"].astype("str"),
         bars_present=(last - first + 1).astype("int16"),
         suspect=_names(*(np.logical_or.reduceat(_has(base, name), first) for name in _CARRIED)),
-    ).drop(columns="day")
+    ).drop(columns=["day", "leader"])
 
 
 def _day_of(opens: pd.DatetimeIndex, timeframe: str) -> pd.DatetimeIndex:
@@ -262,24 +284,13 @@ def _windows(rows: pd.DataFrame, timeframe: str, first_day: date, end_day: date)
     return windows.sort_values(by=["day", "ts", "provider"], ignore_index=True)
 
 
-def _chosen(windows: pd.DataFrame, instrument: Instrument, priority: Sequence[str]) -> np.ndarray:
-    """Whether each row is of the provider chosen for its window and trading day."""
-    code, present = pd.factorize(windows["provider"])
-    order = [*priority, *sorted(set(present) - set(priority))]
-    rank = np.array([order.index(name) for name in present], dtype="int64")[code]
-    eligible = np.asarray(windows["instrument_kind"] == instrument.kind) | (rank < min(len(priority), 1))
-    ranked = pd.Series(np.where(eligible, rank, len(order)))
-    best = ranked.groupby([windows["day"], windows["trading_day"]]).transform("min").to_numpy()
-    return eligible & (rank == best)
-
-
 def _judged(rows: pd.DataFrame, asset_class: AssetClass, timeframe: str) -> pd.DataFrame:
-    """The chosen rows as bars with `day`, expectation and doubts. `rows` as _windows returns them."""
+    """The rows that were taken, as bars with `day`, `leader`, expectation and doubts; as _windows returns them."""
     if rows.empty:
-        return BARS.empty().assign(day=_instants(np.empty(0, dtype=np.int64)))
+        return BARS.empty().assign(day=_instants(np.empty(0, dtype=np.int64)), leader=pd.Series(dtype=object))
     ts = pd.DatetimeIndex(rows["ts"]).as_unit("us")
     has_next = np.append(np.asarray(rows["day"].array[1:] == rows["day"].array[:-1]), False)
-    is_expected, between = _expected(rows["provider"].to_numpy(), ts, asset_class, timeframe)
+    is_expected, between = _expected(rows["leader"].to_numpy(), ts, asset_class, timeframe)
     volume, spread = (rows[name].to_numpy(dtype="float64") for name in ("volume", "spread"))
     return rows.assign(
         ts=ts,
@@ -288,7 +299,7 @@ def _judged(rows: pd.DataFrame, asset_class: AssetClass, timeframe: str) -> pd.D
         bars_expected=is_expected.astype("int16"),
         bars_present=np.int16(1),
         suspect=_names(_large_moves(rows, has_next), _stale(rows, has_next, timeframe), has_next & between),
-    ).reindex(columns=[*BARS.column_names, "day"])
+    ).reindex(columns=[*BARS.column_names, "day", "leader"])
 
 
 def _expected(

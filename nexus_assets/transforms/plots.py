@@ -2,6 +2,8 @@
 
 import base64
 import io
+from collections.abc import Sequence
+from datetime import date
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -76,6 +78,41 @@ def coverage_plot(coverage: pd.DataFrame) -> bytes:
     axes.set_title("Coverage by symbol and UTC day" if share.size else "no bars", fontsize=10)
     axes.set_xlabel("UTC day", fontsize=8)
     axes.set_ylabel("symbol", fontsize=8)
+    return _png(figure)
+
+
+def gap_plot(bars: pd.DataFrame, gaps: pd.DataFrame, days: Sequence[date]) -> bytes:
+    """A grid of UTC days by hours, coloured by the worst state of the hour's bars in the gap ledger.
+
+    Args:
+        bars: Base bars of the days: ts.
+        gaps: Columns of schemas.GAPS.
+        days: The days, ascending; at most a month.
+    """
+    states = ["present", "holiday", "healed", "quarantined", "missing"]
+    rank = np.full((24, len(days)), np.nan)
+    place = {day: number for number, day in enumerate(days)}
+    hours = pd.DatetimeIndex(bars["ts"])
+    marked = [(hours, "present")]
+    for ts, ends_at, state in zip(gaps["ts"], gaps["ends_at"], gaps["state"], strict=True):
+        marked.append((pd.date_range(ts.floor("h"), ends_at, freq="h", inclusive="left"), state))
+    for instants, state in marked:
+        columns = [place.get(day, -1) for day in instants.date]
+        inside = np.array(columns, dtype=int) >= 0
+        where = (instants.hour[inside], np.array(columns, dtype=int)[inside])
+        rank[where] = np.fmax(rank[where], states.index(state))
+    figure, axes = _figure(1.8 + 0.19 * max(len(days), 16), 3.6)
+    from matplotlib.colors import ListedColormap
+
+    axes.set_facecolor("whitesmoke")
+    colours = ListedColormap(["#2e7d32", "#bdbdbd", "#81d4fa", "#fb8c00", "#c62828"])
+    image = axes.imshow(np.ma.masked_invalid(rank), cmap=colours, vmin=-0.5, vmax=4.5, aspect="auto")
+    bar = figure.colorbar(image, ax=axes, ticks=range(5))
+    bar.ax.set_yticklabels(states, fontsize=7)
+    _ticks(axes, [f"{hour:02d}" if hour % 3 == 0 else "" for hour in range(24)], [str(day) for day in days])
+    axes.set_title("Bars by UTC day and hour", fontsize=10)
+    axes.set_xlabel("UTC day", fontsize=8)
+    axes.set_ylabel("hour, UTC", fontsize=8)
     return _png(figure)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from nexus_assets.errors import PartitionError
-from nexus_assets.schemas import QUARANTINE_RULES
+from nexus_assets.schemas import DISAGREEMENTS, QUARANTINE_RULES
 from nexus_assets_tests.transforms.raw_rows import bars_of, expected_rows, made, raw_rows
 
 WEDNESDAY = date(2024, 1, 10)
@@ -149,13 +149,71 @@ def two_providers() -> pd.DataFrame:
     return pd.concat([api, few], ignore_index=True)
 
 
-def test_the_first_provider_with_a_valid_row_provides_the_whole_trading_day() -> None:
+def test_the_first_provider_with_a_valid_row_leads_its_trading_day_and_another_fills_its_holes() -> None:
     result = made(two_providers(), WEDNESDAY, priority=("files", "api"))
     providers = bars_of(result, "1h")["provider"]
     # The evening is of the next trading day, in which `files` has no valid row.
-    assert providers[:"2024-01-10 21:00"].tolist() == ["files"]
-    assert providers["2024-01-10 22:00":].tolist() == ["api", "api"]
-    assert result.other_provider_rows == 22
+    assert providers[lambda p: p == "files"].index.tolist() == [utc("2024-01-10 12:00")]
+    assert len(providers) == 24
+    assert result.other_provider_rows == 1
+    # A rolled-up bar names the provider of its trading day, whoever filled its holes.
+    assert bars_of(result, "4h")["provider"].tolist() == ["files"] * 6
+    assert result.leaders.tolist() == ["files"] * 22 + ["api"] * 2
+
+
+@pytest.mark.parametrize(
+    "changes", [{"price_kind": "bid"}, {"instrument_kind": "cfd"}, {"provider": "synthetic"}], ids=str
+)
+def test_a_row_of_another_kind_or_an_invented_one_fills_no_hole(changes: dict[str, Any]) -> None:
+    raw = two_providers()
+    api = raw["provider"] == "api"
+    for name, value in changes.items():
+        raw.loc[api, name] = value
+    bars = bars_of(made(raw, WEDNESDAY, priority=("files", "api", "synthetic")), "1h")
+    assert bars[:"2024-01-10 21:00"].index.tolist() == [utc("2024-01-10 12:00")]
+
+
+def test_a_quarantined_row_is_a_hole_that_another_provider_fills() -> None:
+    whole = [expected_rows(WEDNESDAY, date(2024, 1, 11), provider=name) for name in ("files", "api")]
+    raw = pd.concat(whole, ignore_index=True)
+    raw.loc[(raw["provider"] == "files") & (raw["ts"] == utc("2024-01-10 03:00")), "low"] = 0.0
+    result = made(raw, WEDNESDAY, priority=("files", "api"))
+    assert bars_of(result, "1h")["provider"][lambda p: p == "api"].index.tolist() == [utc("2024-01-10 03:00")]
+    assert result.quarantined["rule"].tolist() == ["not_positive"]
+
+
+def test_a_row_that_the_day_s_provider_is_not_expected_to_have_fills_nothing() -> None:
+    christmas = date(2023, 12, 25)
+    open_hours = [utc("2023-12-25 22:00"), utc("2023-12-25 23:00")]
+    api = raw_rows([utc("2023-12-25 12:00"), *open_hours], provider="api")
+    files = raw_rows([utc("2023-12-25 11:00"), open_hours[0]], provider="files")
+    bars = bars_of(made(pd.concat([files, api]), christmas, priority=("files", "api")), "1h")
+    assert bars["provider"].to_dict() == {
+        utc("2023-12-25 11:00"): "files", open_hours[0]: "files", open_hours[1]: "api",
+    }  # fmt: skip
+
+
+def test_closes_that_lie_three_spreads_apart_are_recorded() -> None:
+    files, api = (expected_rows(WEDNESDAY, date(2024, 1, 11), provider=name) for name in ("files", "api"))
+    near, far = utc("2024-01-10 05:00"), utc("2024-01-10 06:00")
+    for ts, apart in ((near, 0.00059), (far, 0.00061)):
+        api.loc[api["ts"] == ts, "close"] += apart
+    result = made(pd.concat([files, api], ignore_index=True), WEDNESDAY, priority=("files", "api"))
+    found = result.disagreements
+    DISAGREEMENTS.pandera.validate(found)
+    assert found[["ts", "provider", "other_provider"]].values.tolist() == [[far, "files", "api"]]
+    assert found["tolerance"].item() == pytest.approx(0.0006)
+    assert (found["other_close"] - found["close"]).item() == pytest.approx(0.00061)
+
+
+def test_without_a_spread_ten_basis_points_apart_are_recorded_and_futures_are_never_compared() -> None:
+    files, api = (expected_rows(WEDNESDAY, date(2024, 1, 11), provider=name) for name in ("files", "api"))
+    prices = ["open", "high", "low", "close"]
+    api[prices] *= 1.0011
+    raw = pd.concat([files, api], ignore_index=True).assign(spread=math.nan)
+    assert len(made(raw, WEDNESDAY, priority=("files", "api")).disagreements) == 24
+    raw.loc[raw["provider"] == "api", "instrument_kind"] = "future"
+    assert made(raw, WEDNESDAY, priority=("files", "api")).disagreements.empty
 
 
 def test_providers_without_a_priority_come_last_by_name() -> None:

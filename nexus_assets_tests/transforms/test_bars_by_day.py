@@ -28,17 +28,21 @@ def in_groups(raw: pd.DataFrame, first: date, sizes: list[int]) -> MadeBars:
         first = end
     bars = pd.concat([p.bars for p in parts if len(p.bars)])
     quarantined = [p.quarantined for p in parts if len(p.quarantined)]
+    apart = [p.disagreements for p in parts if len(p.disagreements)]
     return MadeBars(
         bars.sort_values(["timeframe", "ts"], ignore_index=True),
+        np.concatenate([p.leaders for p in parts]),
         pd.concat(quarantined, ignore_index=True) if quarantined else parts[0].quarantined,
+        pd.concat(apart, ignore_index=True) if apart else parts[0].disagreements,
         sum(p.other_provider_rows for p in parts),
         sum(p.unfinished_rows for p in parts),
     )
 
 
 def assert_same(left: MadeBars, right: MadeBars) -> None:
-    for a, b in ((left.bars, right.bars), (left.quarantined, right.quarantined)):
-        assert_frame_equal(a, b, check_exact=True)
+    for name in ("bars", "quarantined", "disagreements"):
+        assert_frame_equal(getattr(left, name), getattr(right, name), check_exact=True)
+    assert left.leaders.tolist() == right.leaders.tolist()
     assert left.other_provider_rows == right.other_provider_rows
 
 

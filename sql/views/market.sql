@@ -119,3 +119,40 @@ GROUP BY symbol, timeframe, market.bar_day(timeframe, ts);
 COMMENT ON VIEW market.coverage IS
     'Bars per symbol, timeframe and UTC day (the day in which a bar ends). A bar that is missing altogether is not '
     'counted in base_bars_expected: only the trading calendar knows of it.';
+
+CREATE OR REPLACE VIEW market.gap_days AS
+WITH marked AS (
+    SELECT
+        symbol,
+        timeframe,
+        market.bar_day(timeframe, ts) AS day,
+        coalesce(sum(bars) FILTER (WHERE state = 'missing'), 0)::bigint AS missing,
+        coalesce(sum(bars) FILTER (WHERE state = 'missing' AND reason <> 'provider_has_none'), 0)::bigint AS worth_asking,
+        coalesce(sum(bars) FILTER (WHERE state = 'quarantined'), 0)::bigint AS quarantined,
+        coalesce(sum(bars) FILTER (WHERE state = 'healed'), 0)::bigint AS healed,
+        coalesce(sum(bars) FILTER (WHERE state = 'holiday'), 0)::bigint AS holiday
+    FROM market.gaps
+    GROUP BY symbol, timeframe, market.bar_day(timeframe, ts)
+),
+there AS (
+    SELECT symbol, timeframe, market.bar_day(timeframe, ts) AS day, count(*) FILTER (WHERE bars_expected > 0) AS present
+    FROM market.bars AS b
+    -- Gaps are kept for the timeframe that providers deliver; rolled-up bars have none of their own.
+    WHERE EXISTS (SELECT FROM market.deliveries AS d WHERE d.symbol = b.symbol AND d.timeframe = b.timeframe)
+    GROUP BY symbol, timeframe, market.bar_day(timeframe, ts)
+)
+SELECT
+    symbol,
+    timeframe,
+    day,
+    coalesce(present, 0) + coalesce(missing, 0) + coalesce(quarantined, 0) AS expected,
+    coalesce(present, 0) AS present,
+    coalesce(missing, 0) AS missing,
+    coalesce(worth_asking, 0) AS worth_asking,
+    coalesce(quarantined, 0) AS quarantined,
+    coalesce(healed, 0) AS healed,
+    coalesce(holiday, 0) AS holiday
+FROM there FULL JOIN marked USING (symbol, timeframe, day);
+COMMENT ON VIEW market.gap_days IS
+    'Bars of the base timeframe per symbol and UTC day: expected = present + missing + quarantined. healed bars are '
+    'among those present; worth_asking are missing bars that a provider may still have; holiday bars are not expected.';

@@ -1,0 +1,102 @@
+"""Asking the providers of a symbol for a slice, the preferred one first, and storing what they answer.
+
+The first that answers delivers the slice. The others are asked only for its holes: bars that the calendar expects, that
+are over, that no provider has delivered in a usable row, and that the one asked has not finally said it does not have.
+Every answer and every failure is stored, so that the gap ledger knows who was asked for what.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import numpy as np
+import pandas as pd
+
+from nexus_assets import trading_calendar
+from nexus_assets.errors import PermanentProviderError, ProviderError
+from nexus_assets.instruments import instrument
+from nexus_assets.market_store import DeliveryCounts, MarketStore
+from nexus_assets.partitions import Slice
+from nexus_assets.providers.interface import Delivery, Request
+from nexus_assets.providers.registry import Sources
+from nexus_assets.settings import Settings
+from nexus_assets.transforms.gaps import asked_about
+from nexus_assets.transforms.provider_choice import INVENTED
+from nexus_assets.transforms.quarantined_bars import broken_rules
+
+
+@dataclass
+class Collected:
+    """The answers that were stored, in the order of asking, and the failures that were noted."""
+
+    answers: list[tuple[Delivery, DeliveryCounts]] = field(default_factory=list)
+    failures: list[ProviderError] = field(default_factory=list)
+
+
+def collect(
+    store: MarketStore, sources: Sources, piece: Slice, *, config: Settings, run_id: str | None, now: datetime
+) -> Collected:
+    """Ask for a slice and store the answers, each in a transaction of its own.
+
+    Raises:
+        PermanentProviderError: no provider is declared for the symbol.
+        ProviderError: every provider failed; the last failure.
+    """
+    timeframe = config.base_timeframe
+    providers = sources.for_symbol(piece.symbol, timeframe)
+    if not providers:
+        raise PermanentProviderError(
+            f"No source serves {piece.symbol} at {timeframe}.",
+            next_step="Declare one in sources.toml, or leave the symbol out of NEXUS_SYMBOLS.",
+        )
+    collected = Collected()
+    for provider in providers:
+        request = Request(piece.symbol, timeframe, *trading_calendar.day_range(piece.first_day, piece.end_day))
+        if collected.answers:
+            if provider.name == INVENTED and any(delivery.delivered for delivery, _ in collected.answers):
+                continue
+            open_holes = holes(store, request, [p.name for p in providers], provider.name, now=now)
+            if open_holes is None:
+                continue
+            request = open_holes
+        try:
+            delivery = provider.fetch(request)
+        except ProviderError as error:
+            store.record_failure(provider.name, request, error, run_id=run_id)
+            collected.failures.append(error)
+            continue
+        collected.answers.append((delivery, store.append_delivery(delivery, run_id=run_id)))
+    if not collected.answers:
+        raise collected.failures[-1]
+    return collected
+
+
+def holes(
+    store: MarketStore, request: Request, providers: Sequence[str], asked: str, *, now: datetime | None = None
+) -> Request | None:
+    """The days between the first and the last hole in a request's range that a provider may fill; None without one.
+
+    Args:
+        providers: Those of the symbol, the preferred one first; its calendar says what is expected.
+        asked: Whose holes these would be to fill.
+        now: Bars that end later are not over.
+    """
+    item, timeframe = instrument(request.symbol), request.timeframe
+    grid = trading_calendar.expected(item.asset_class, request.start, request.end, timeframe, providers[0])
+    grid = grid[trading_calendar.bar_end(grid, timeframe) <= pd.Timestamp(now or datetime.now(UTC))]
+    raw = store.read_raw(request.symbol, timeframe, request.start, request.end)
+    usable = raw["ts"][broken_rules(raw, item, timeframe) == ""]
+    is_open = ~np.isin(grid.asi8, pd.DatetimeIndex(usable).as_unit("us").asi8)
+    if is_open.any():
+        about = store.requests_about(request.symbol, timeframe, request.start, request.end)
+        is_open &= ~asked_about(grid, timeframe, about, [asked]).confirmed[asked]
+    if not is_open.any():
+        return None
+    wanted = grid[is_open]
+    first, last = wanted[0].floor("D"), (wanted[-1].floor("D") + pd.Timedelta(1, "D"))
+    return Request(
+        request.symbol,
+        timeframe,
+        max(request.start, first.to_pydatetime()),
+        min(request.end, last.to_pydatetime()),
+    )
