@@ -40,6 +40,27 @@ class Week:
     opens_after: timedelta
 
 
+@dataclass(frozen=True, slots=True)
+class WeeklyHours:
+    """The same hours of every week, by the wall clock of one place.
+
+    Attributes:
+        days: Weekdays on which they start, Monday = 0.
+        start, end: Half-open; an end that is not after the start is of the next day.
+        reason: For people.
+        time_zone: IANA name of the clock.
+        first_day, end_day: Of the weeks in which it was so; the end is exclusive.
+    """
+
+    days: frozenset[int]
+    start: time
+    end: time
+    reason: str
+    time_zone: str = "America/New_York"
+    first_day: date = date.min
+    end_day: date = date.max
+
+
 _WEEKDAYS = frozenset(range(5))
 
 WEEKS: Mapping[AssetClass, Week] = {
@@ -58,29 +79,135 @@ class Override:
         week: Replaces the weekly session; None keeps it.
         closures: Closures of this provider alone, in addition to the common ones.
         common_closures: False where the provider quotes through the holidays.
+        opened: Hours outside the weekly session in which the provider quotes; they are allowed and expected.
+        closed: Hours in which it does not; they are not expected, also where `opened` holds them, and still allowed.
     """
 
     week: Week | None = None
     closures: tuple[Closure, ...] = ()
     common_closures: bool = True
+    opened: tuple[WeeklyHours, ...] = ()
+    closed: tuple[WeeklyHours, ...] = ()
 
 
-def _late_open(year: int, month: int, day: int, hours: int) -> Closure:
-    start = datetime(year, month, day, 17)
-    return Closure(start, start + timedelta(hours=hours), "late Sunday open")
+def _closed(reason: str, *stretches: tuple[str, str]) -> tuple[Closure, ...]:
+    """Closures from pairs of ISO 8601 times of New York's wall clock."""
+    return tuple(
+        Closure(datetime.fromisoformat(start), datetime.fromisoformat(end), reason) for start, end in stretches
+    )
 
+
+_MONDAY_TO_THURSDAY = frozenset(range(4))
+_ATHENS = "Europe/Athens"
+_MT5_EU_FROM = date(2012, 1, 1)
 
 OVERRIDES: Mapping[tuple[str, AssetClass], Override] = {
     ("oanda", "fx"): Override(
-        closures=(
-            _late_open(2019, 10, 20, 2),
-            _late_open(2019, 12, 8, 1),
-            _late_open(2020, 5, 31, 1),
-            _late_open(2021, 11, 21, 2),
+        closures=_closed(
+            "late Sunday open",
+            ("2019-10-20 17:00", "2019-10-20 19:00"),
+            ("2019-12-08 17:00", "2019-12-08 18:00"),
+            ("2020-05-31 17:00", "2020-05-31 18:00"),
+            ("2021-11-21 17:00", "2021-11-21 19:00"),
+        )
+        + _closed(
+            "Christmas and New Year",
+            ("2012-12-24 14:00", "2012-12-26 08:00"),
+            ("2012-12-31 14:00", "2013-01-02 00:00"),
+            *((f"{year}-12-{day} 14:00", f"{year}-12-{day} 17:00") for year in (2013, 2014, 2015) for day in (24, 31)),
         )
     ),
+    ("oanda", "metal"): Override(
+        opened=(
+            WeeklyHours(_MONDAY_TO_THURSDAY, time(17), time(17, 15), "break from 17:15", end_day=date(2015, 9, 23)),
+        ),
+        closed=(WeeklyHours(frozenset({SUNDAY}), time(22), time(23), "Sunday open at 23:00 UTC", "UTC"),),
+    ),
+    ("histdata", "index"): Override(
+        closed=(WeeklyHours(_WEEKDAYS, time(16, 15), time(17), "close at 16:15", first_day=date(2018, 12, 17)),)
+    ),
+    ("fxcm", "fx"): Override(
+        opened=(
+            WeeklyHours(
+                frozenset({SUNDAY}), time(19), time(23), "Sunday open at 19:00 UTC", "UTC", first_day=date(2013, 2, 3)
+            ),
+        ),
+        closures=_closed(
+            "Christmas and New Year",
+            *((f"{year}-12-24 13:00", f"{year}-12-27 00:00") for year in (2012, 2013)),
+            *((f"{year}-12-31 13:00", f"{year + 1}-01-03 00:00") for year in (2012, 2013)),
+            ("2014-12-24 15:00", "2014-12-26 17:00"),
+            ("2014-12-31 15:00", "2015-01-02 17:00"),
+            *((f"2015-12-{day} 14:00", f"2015-12-{day} 17:00") for day in (24, 31)),
+            ("2016-12-26 18:00", "2016-12-27 00:00"),
+            ("2017-01-02 18:00", "2017-01-03 00:00"),
+            ("2017-12-25 17:00", "2017-12-27 00:00"),
+            ("2018-01-01 17:00", "2018-01-03 00:00"),
+        ),
+    ),
+    # MetaTrader brokers whose server keeps Eastern European Time with the European Union's dates. Where these differ
+    # from New York's, currencies still open at the server's midnight, and metals an hour after it.
+    ("mt5_eu", "fx"): Override(
+        closed=(
+            WeeklyHours(frozenset({SUNDAY}), time(22), time(0), "open at 00:00", _ATHENS, first_day=_MT5_EU_FROM),
+            WeeklyHours(
+                frozenset({FRIDAY}),
+                *(time(16), time(17), "close at 16:00"),
+                first_day=date(2012, 11, 16),
+                end_day=date(2014, 11, 22),
+            ),
+        ),
+        closures=_closed(
+            "Christmas and New Year",
+            ("2012-12-24 13:00", "2012-12-26 01:00"),
+            ("2012-12-31 13:00", "2012-12-31 17:00"),
+            ("2013-12-24 12:00", "2013-12-26 01:00"),
+            ("2013-12-31 12:00", "2013-12-31 17:00"),
+            ("2014-12-24 13:00", "2014-12-26 02:00"),
+            ("2014-12-31 13:00", "2015-01-02 02:00"),
+            ("2015-12-24 12:00", "2015-12-24 17:00"),
+            ("2015-12-31 14:00", "2015-12-31 17:00"),
+            ("2017-12-25 17:00", "2017-12-25 23:00"),
+            *((f"{year}-12-24 14:00", f"{year}-12-25 23:00") for year in (2018, 2019)),
+            *((f"{year}-12-31 16:00", f"{year + 1}-01-01 23:00") for year in (2018, 2019)),
+            *((f"{year}-12-24 14:00", f"{year}-12-24 17:00") for year in (2020, 2021)),
+        ),
+    ),
+    ("mt5_eu", "metal"): Override(
+        opened=(
+            WeeklyHours(
+                _MONDAY_TO_THURSDAY,
+                *(time(23), time(0), "break by the server's clock", _ATHENS),
+                first_day=_MT5_EU_FROM,
+                end_day=date(2014, 11, 1),
+            ),
+        ),
+        closed=(
+            WeeklyHours(
+                _WEEKDAYS,
+                *(time(0), time(1), "break by the server's clock", _ATHENS),
+                first_day=_MT5_EU_FROM,
+                end_day=date(2020, 10, 1),
+            ),
+        ),
+        closures=_closed(
+            "Christmas and New Year",
+            ("2012-12-24 13:00", "2012-12-26 02:00"),
+            ("2012-12-31 13:00", "2012-12-31 17:00"),
+            *((f"{year}-12-24 12:00", f"{year}-12-26 02:00") for year in (2013, 2014)),
+            *((f"{year}-12-31 12:00", f"{year + 1}-01-02 02:00") for year in (2013, 2014)),
+            *((f"2015-12-{day} 12:00", f"2015-12-{day} 17:00") for day in (24, 31)),
+            ("2017-12-25 18:00", "2017-12-26 02:00"),
+            ("2018-01-01 18:00", "2018-01-02 02:00"),
+            *((f"{year}-12-25 18:00", f"{year}-12-25 23:00") for year in (2018, 2019)),
+            *((f"{year}-12-31 14:00", f"{year + 1}-01-01 23:00") for year in (2018, 2019)),
+            *((f"{year}-12-31 14:00", f"{year}-12-31 17:00") for year in (2020, 2021)),
+        ),
+    ),
 }
-"""Listed, not derived. The key is the provider's name as it stands in market.raw_ohlc, and the asset class."""
+"""Listed, not derived. The key is the provider's name as it stands in market.raw_ohlc, or the `hours` that sources.toml
+gives it, and the asset class. Each list was measured on recorded prices; where the hours of its last year have no end,
+they are taken to last."""
 
 
 def closures(asset_class: AssetClass, year: int) -> Iterator[Closure]:

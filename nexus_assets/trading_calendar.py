@@ -10,12 +10,14 @@ Two questions are kept apart. `allowed` is the weekly session: a bar outside it 
 less holidays, early closes and late opens: a bar missing from it is a gap. A bar is allowed (expected) if any part of
 it is.
 
-Everything rests on two tables that are built at first use: the instants of 17:00 New York, and the open intervals of
-an asset class. All questions are binary searches in them, so ten years of minutes take about a second.
+Where a provider keeps other hours than its venue, name it: its overrides apply, as market_holidays.OVERRIDES or
+sources.toml list them. Without one, the venue's own hours count; labels use those.
+
+Everything rests on the tables of open_hours.py, which are built at first use. All questions are binary searches in
+them, so ten years of minutes take about a second.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from typing import TypeAlias
@@ -26,36 +28,51 @@ import pandas as pd
 
 from nexus_assets.errors import NexusError
 from nexus_assets.instruments import AssetClass
-from nexus_assets.market_holidays import OVERRIDES, SESSIONS, WEEKS, Override, closures
+from nexus_assets.market_holidays import SESSIONS
+from nexus_assets.open_hours import (
+    FIRST_YEAR,
+    MICROS,
+    NEW_YORK,
+    OpenIntervals,
+    as_index,
+    calendar_version,
+    declare_overrides,
+    named_closures,
+    new_york_closes,
+    open_intervals,
+    out_of_range,
+    override_of,
+)
 from nexus_assets.timeframes import SESSION_ALIGNED, length, minutes
 
 __all__ = [
+    "NEW_YORK",
     "SESSIONS",
     "advance",
     "allowed",
     "bar_end",
     "bar_open_of",
     "bar_opens",
+    "calendar_version",
     "closure_reason",
     "day_range",
     "day_start",
+    "declare_overrides",
     "expected",
+    "expected_in_days",
     "is_open",
     "next_open",
+    "next_opens",
     "rollup_read_start",
     "session_of",
+    "sessions_open",
     "slice_bounds",
     "trading_day",
 ]
 
-NEW_YORK = ZoneInfo("America/New_York")
-FIRST_YEAR, LAST_YEAR = 1970, 2069
-"""The calendar's range. The tables hold about 36,500 days."""
-
 Instants: TypeAlias = "pd.DatetimeIndex | pd.Series | Iterable[datetime] | datetime"
 
-_MICROS = 1_000_000
-_HOUR = 3600 * _MICROS
+_HOUR = 3600 * MICROS
 _ONE_DAY = timedelta(days=1)
 
 
@@ -94,11 +111,11 @@ def slice_bounds(timeframe: str, first_day: date, end_day: date) -> tuple[dateti
 def bar_open_of(ts_index: Instants, timeframe: str) -> pd.DatetimeIndex:
     """The open of the bar of `timeframe` that holds each instant, in the order given."""
     instants = _micros(ts_index)
-    step = minutes(timeframe) * 60 * _MICROS
+    step = minutes(timeframe) * 60 * MICROS
     if timeframe not in SESSION_ALIGNED:
-        return _index(instants - instants % step)
+        return as_index(instants - instants % step)
     grid = _grid(timeframe)
-    return _index(grid[_position(grid, instants)])
+    return as_index(grid[_position(grid, instants)])
 
 
 def bar_end(ts_index: Instants, timeframe: str) -> pd.DatetimeIndex:
@@ -109,19 +126,19 @@ def bar_end(ts_index: Instants, timeframe: str) -> pd.DatetimeIndex:
     """
     instants = _micros(ts_index)
     if timeframe not in SESSION_ALIGNED:
-        return _index(instants + minutes(timeframe) * 60 * _MICROS)
+        return as_index(instants + minutes(timeframe) * 60 * MICROS)
     grid = _grid(timeframe)
-    return _index(grid[_position(grid, instants) + 1])
+    return as_index(grid[_position(grid, instants) + 1])
 
 
 def bar_opens(timeframe: str, start: datetime, end: datetime) -> pd.DatetimeIndex:
     """Every instant of the grid in [start, end), ascending, open or not."""
-    return _index(_opens(timeframe, *_micros([start, end])))
+    return as_index(_opens(timeframe, *_micros([start, end])))
 
 
 def trading_day(ts_index: Instants) -> np.ndarray:
     """The trading day of each instant, as datetime64[D]: the day on which its 17:00 to 17:00 New York ends."""
-    closes = _new_york_closes()
+    closes = new_york_closes()
     position = _position(closes, _micros(ts_index))
     return np.datetime64(date(FIRST_YEAR, 1, 2), "D") + position.astype("timedelta64[D]")
 
@@ -141,7 +158,7 @@ def allowed(asset_class: AssetClass, ts: Instants, timeframe: str, provider: str
     Returns:
         One bool per bar.
     """
-    return _overlaps(_open_intervals(asset_class, provider, False), _micros(ts), timeframe)
+    return _overlaps(_hours(asset_class, provider, False), _micros(ts), timeframe)
 
 
 def expected(
@@ -152,48 +169,65 @@ def expected(
     Holidays, early closes and late opens are left out; see market_holidays.py. `provider` adds its own.
     """
     opens = _opens(timeframe, *_micros([start, end]))
-    return _index(opens[_overlaps(_open_intervals(asset_class, provider, True), opens, timeframe)])
+    return as_index(opens[_overlaps(_hours(asset_class, provider, True), opens, timeframe)])
+
+
+def expected_in_days(
+    asset_class: AssetClass, timeframe: str, first_day: date, end_day: date, provider: str | None = None
+) -> pd.DatetimeIndex:
+    """The opens of the expected bars that belong to the days [first_day, end_day), ascending; see slice_bounds."""
+    return expected(asset_class, *slice_bounds(timeframe, first_day, end_day), timeframe, provider)
 
 
 def closure_reason(asset_class: AssetClass, ts: Instants, provider: str | None = None) -> np.ndarray:
     """Why no bar is expected at each instant: the name of the closure that it lies in, "" where it lies in none.
 
-    Where closures overlap, the one that begins last names them.
+    Where closures overlap, the longest names them: Christmas goes before a daily halt.
     """
     instants = _micros(ts)
-    override = OVERRIDES.get((provider or "", asset_class), Override())
     found = np.full(len(instants), "", dtype=object)
-    if not len(instants):
-        return found
-    years = range(_index(instants).min().year - 1, _index(instants).max().year + 2)
-    listed = [c for year in years for c in closures(asset_class, year)] if override.common_closures else []
-    for closure in sorted([*listed, *override.closures], key=lambda closure: closure.start):
-        inside = (instants >= _new_york_micros(closure.start)) & (instants < _new_york_micros(closure.end))
-        found[inside] = closure.reason
+    if len(instants):
+        years = as_index(np.array([instants.min(), instants.max()])).year
+        for start, end, reason in named_closures(asset_class, override_of(asset_class, provider), *years):
+            found[(instants >= start) & (instants < end)] = reason
     return found
 
 
 def is_open(asset_class: AssetClass, ts: Instants, provider: str | None = None) -> np.ndarray:
     """Whether the market is open at each instant, holidays considered. One bool per instant."""
     instants = _micros(ts)
-    hours = _open_intervals(asset_class, provider, True)
+    hours = _hours(asset_class, provider, True)
     return hours.starts[hours.next_position(instants)] <= instants
 
 
 def next_open(asset_class: AssetClass, ts: datetime, provider: str | None = None) -> datetime:
     """The first instant at or after `ts` at which the market is open, holidays considered."""
-    instant = _micros(ts)
-    hours = _open_intervals(asset_class, provider, True)
-    return _datetime(np.maximum(hours.starts[hours.next_position(instant)], instant)[0])
+    return _datetime(next_opens(asset_class, ts, provider).asi8[0])
 
 
-def advance(asset_class: AssetClass, ts_index: Instants, open_hours: float) -> pd.DatetimeIndex:
-    """The earliest instants by which `open_hours` of open market have passed since each instant.
+def next_opens(asset_class: AssetClass, ts: Instants, provider: str | None = None) -> pd.DatetimeIndex:
+    """next_open of each instant, in the order given."""
+    instants = _micros(ts)
+    hours = _hours(asset_class, provider, True)
+    return as_index(np.maximum(hours.starts[hours.next_position(instants)], instants))
+
+
+def advance(
+    asset_class: AssetClass, ts_index: Instants, open_hours: float, provider: str | None = None
+) -> pd.DatetimeIndex:
+    """The earliest instants at or after each instant by which `open_hours` of open market have passed since.
 
     Holidays are not open. An instant at which the market closes is reached at the close, not at the next open: 24
-    open hours of FX after Friday 17:00 New York end on Monday at 17:00. `open_hours` is not negative.
+    open hours of FX after Friday 17:00 New York end on Monday at 17:00.
+
+    Raises:
+        NexusError: `open_hours` is negative, or the end lies outside the calendar.
     """
-    hours = _open_intervals(asset_class, None, True)
+    if open_hours < 0:
+        raise NexusError(
+            f"The calendar was asked to advance by {open_hours} open hours.", next_step="Advance by 0 or more."
+        )
+    hours = _hours(asset_class, provider, True)
     instants = _micros(ts_index)
     position = hours.next_position(instants)
     done = hours.before[position] + np.maximum(instants - hours.starts[position], 0)
@@ -201,53 +235,44 @@ def advance(asset_class: AssetClass, ts_index: Instants, open_hours: float) -> p
     after = hours.before + (hours.ends - hours.starts)
     reached = np.searchsorted(after, wanted, side="left")
     if reached.size and reached.max() >= len(after):
-        raise _out_of_range(f"{open_hours} open hours after {_index(instants).max()}")
-    return _index(hours.starts[reached] + wanted - hours.before[reached])
+        raise out_of_range(f"{open_hours} open hours after {as_index(instants).max()}")
+    # Without an open hour to wait for, the last close lies before an instant at which the market is closed.
+    return as_index(np.maximum(hours.starts[reached] + wanted - hours.before[reached], instants))
 
 
 def session_of(ts: datetime) -> tuple[str, ...]:
     """The names of SESSIONS that are open at an instant, by their cities' own clocks, Monday to Friday."""
-    names = []
+    is_in = sessions_open(ts).iloc[0]
+    return tuple(str(name) for name in is_in.index[is_in])
+
+
+def sessions_open(ts: Instants) -> pd.DataFrame:
+    """Whether each of SESSIONS is open at each instant: one bool column per session, one row per instant.
+
+    By the cities' own clocks, Monday to Friday; a city's holidays are not known.
+    """
+    index = as_index(_micros(ts))
+    columns = {}
     for session in SESSIONS:
-        local = ts.astimezone(ZoneInfo(session.time_zone))
-        if local.weekday() < 5 and session.opens <= local.strftime("%H:%M") < session.closes:
-            names.append(session.session)
-    return tuple(names)
+        local = index.tz_convert(ZoneInfo(session.time_zone))
+        minute = local.hour * 60 + local.minute
+        opens, closes = (time.fromisoformat(text) for text in (session.opens, session.closes))
+        in_hours = (minute >= opens.hour * 60 + opens.minute) & (minute < closes.hour * 60 + closes.minute)
+        columns[session.session] = np.asarray((local.day_of_week < 5) & in_hours)
+    return pd.DataFrame(columns, index=index)
 
 
-# The tables
+# The grid
 
 
-@dataclass(frozen=True)
-class _OpenIntervals:
-    """Disjoint, ascending [start, end) in microseconds since 1970 UTC; `before`: open time before each start."""
-
-    starts: np.ndarray
-    ends: np.ndarray
-    before: np.ndarray
-
-    def next_position(self, instants: np.ndarray) -> np.ndarray:
-        """The first interval that ends after each instant."""
-        position = np.searchsorted(self.ends, instants, side="right")
-        if position.size and position.max() >= len(self.ends):
-            raise _out_of_range(str(_index(instants).max()))
-        return position
+def _hours(asset_class: AssetClass, provider: str | None, with_closures: bool) -> OpenIntervals:
+    return open_intervals(asset_class, override_of(asset_class, provider), with_closures)
 
 
-def _overlaps(hours: _OpenIntervals, opens: np.ndarray, timeframe: str) -> np.ndarray:
+def _overlaps(hours: OpenIntervals, opens: np.ndarray, timeframe: str) -> np.ndarray:
     """Whether each bar and the open hours have an instant in common."""
-    ends = bar_end(_index(opens), timeframe).asi8
+    ends = bar_end(as_index(opens), timeframe).asi8
     return hours.starts[hours.next_position(opens)] < ends
-
-
-@lru_cache(maxsize=1)
-def _new_york_closes() -> np.ndarray:
-    """The instants of 17:00 New York from 1 January of FIRST_YEAR, one a day."""
-    first = date(FIRST_YEAR, 1, 1).toordinal()
-    days = range(first, date(LAST_YEAR, 12, 31).toordinal() + 1)
-    seventeen = time(17)
-    seconds = [int(datetime.combine(date.fromordinal(n), seventeen, NEW_YORK).timestamp()) for n in days]
-    return np.array(seconds, dtype=np.int64) * _MICROS
 
 
 @lru_cache(maxsize=2)
@@ -257,7 +282,7 @@ def _grid(timeframe: str) -> np.ndarray:
     New York's clock is changed at 02:00, inside the 4h bar that opens at 01:00. So the first three opens of a trading
     day are counted from its start and the last three from its end: always 17, 21, 01, 05, 09 and 13 o'clock.
     """
-    closes = _new_york_closes()
+    closes = new_york_closes()
     if timeframe == "1d":
         return closes
     from_start = closes[:-1, None] + np.array([0, 4, 8]) * _HOUR
@@ -265,65 +290,7 @@ def _grid(timeframe: str) -> np.ndarray:
     return np.hstack([from_start, from_end]).ravel()
 
 
-@lru_cache(maxsize=32)
-def _open_intervals(asset_class: AssetClass, provider: str | None, with_closures: bool) -> _OpenIntervals:
-    """The weekly session, or (with_closures) what is left of it after holidays."""
-    override = OVERRIDES.get((provider or "", asset_class), Override())
-    week = override.week or WEEKS[asset_class]
-    closes = _new_york_closes()
-    days = np.arange(1, len(closes))
-    weekday = (days + date(FIRST_YEAR, 1, 1).weekday()) % 7
-    traded = days[np.isin(weekday, list(week.days))]
-    starts = closes[traded - 1] + round(week.opens_after.total_seconds()) * _MICROS
-    ends = closes[traded]
-    if with_closures:
-        starts, ends = _without(starts, ends, *_closed_instants(asset_class, override))
-    starts, ends = _joined(starts, ends)
-    lengths = ends - starts
-    return _OpenIntervals(starts, ends, np.cumsum(lengths) - lengths)
-
-
-def _closed_instants(asset_class: AssetClass, override: Override) -> tuple[np.ndarray, np.ndarray]:
-    """The closures as ascending, disjoint intervals."""
-    years = range(FIRST_YEAR, LAST_YEAR + 1) if override.common_closures else ()
-    listed = [closure for year in years for closure in closures(asset_class, year)]
-    listed.extend(override.closures)
-    edges = sorted((_new_york_micros(closure.start), _new_york_micros(closure.end)) for closure in listed)
-    both = np.array(edges, dtype=np.int64).reshape(-1, 2)
-    return _joined(both[:, 0], both[:, 1])
-
-
-def _joined(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Intervals, ascending by start, with those that touch or overlap joined."""
-    if not len(starts):
-        return starts, ends
-    furthest = np.maximum.accumulate(ends)
-    is_first = np.concatenate([[True], starts[1:] > furthest[:-1]])
-    is_last = np.concatenate([is_first[1:], [True]])
-    return starts[is_first], furthest[is_last]
-
-
-def _without(
-    starts: np.ndarray, ends: np.ndarray, closed_from: np.ndarray, closed_to: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The intervals less the closures; both ascending and disjoint.
-
-    Open is what lies in an interval and between two closures: each pair of neighbouring edges of all of them is
-    either wholly open or wholly not.
-    """
-    edges = np.unique(np.concatenate([starts, ends, closed_from, closed_to]))
-    piece = edges[:-1]
-    in_session = np.searchsorted(starts, piece, side="right") > np.searchsorted(ends, piece, side="right")
-    in_closure = np.searchsorted(closed_from, piece, side="right") > np.searchsorted(closed_to, piece, side="right")
-    is_open_piece = in_session & ~in_closure
-    return piece[is_open_piece], edges[1:][is_open_piece]
-
-
 # Instants
-
-
-def _new_york_micros(wall: datetime) -> int:
-    return round(wall.replace(tzinfo=NEW_YORK).timestamp()) * _MICROS
 
 
 def _micros(ts: Instants) -> np.ndarray:
@@ -334,16 +301,19 @@ def _micros(ts: Instants) -> np.ndarray:
     """
     if isinstance(ts, datetime):
         ts = [ts]
-    index = pd.DatetimeIndex(ts if isinstance(ts, pd.DatetimeIndex | pd.Series) else list(ts))
-    if index.tz is None and len(index):
+    if isinstance(ts, pd.DatetimeIndex | pd.Series):
+        index = pd.DatetimeIndex(ts)
+        naive = list(index[:1]) if index.tz is None else []
+    else:
+        moments = list(ts)
+        naive = [moment for moment in moments if getattr(moment, "tzinfo", None) is None]
+        # Each may have a zone of its own.
+        index = pd.DatetimeIndex(() if naive else pd.to_datetime(moments, utc=True))
+    if naive:
         raise NexusError(
-            f"The instant {index[0]} has no time zone.", next_step="Pass tz-aware instants; the calendar is in UTC."
+            f"The instant {naive[0]} has no time zone.", next_step="Pass tz-aware instants; the calendar is in UTC."
         )
     return index.as_unit("us").asi8
-
-
-def _index(instants: np.ndarray) -> pd.DatetimeIndex:
-    return pd.DatetimeIndex(instants.astype("datetime64[us]")).tz_localize("UTC")
 
 
 def _datetime(instant: np.int64) -> datetime:
@@ -354,7 +324,7 @@ def _opens(timeframe: str, start: int, end: int) -> np.ndarray:
     if timeframe in SESSION_ALIGNED:
         grid = _grid(timeframe)
         return grid[np.searchsorted(grid, start) : np.searchsorted(grid, end)]
-    step = round(length(timeframe).total_seconds()) * _MICROS
+    step = round(length(timeframe).total_seconds()) * MICROS
     return np.arange(-(-start // step) * step, end, step, dtype=np.int64)
 
 
@@ -363,12 +333,5 @@ def _position(grid: np.ndarray, instants: np.ndarray) -> np.ndarray:
     position = np.searchsorted(grid, instants, side="right") - 1
     if position.size and (position.min() < 0 or position.max() >= len(grid) - 1):
         wrong = instants[(position < 0) | (position >= len(grid) - 1)]
-        raise _out_of_range(str(_index(wrong)[0]))
+        raise out_of_range(str(as_index(wrong)[0]))
     return position
-
-
-def _out_of_range(what: str) -> NexusError:
-    return NexusError(
-        f"{what} lies outside the trading calendar, which covers {FIRST_YEAR} to {LAST_YEAR}.",
-        next_step="Check the timestamp; if it is true, widen FIRST_YEAR and LAST_YEAR in trading_calendar.py.",
-    )

@@ -1,9 +1,12 @@
 """Which provider serves which symbol: sources.toml turned into providers, in order of priority."""
 
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
+from nexus_assets import trading_calendar
 from nexus_assets.errors import SettingsError
+from nexus_assets.providers.declared_hours import declared_overrides
 from nexus_assets.providers.files import FilesProvider
 from nexus_assets.providers.interface import Provider
 from nexus_assets.providers.source_declaration import FilesSource, SyntheticSource, read_declarations
@@ -52,7 +55,7 @@ class Sources:
 
 
 def load_sources(path: Path, files_root: Path | None) -> Sources:
-    """The providers that a file of sources declares.
+    """The providers that a file of sources declares. The hours it declares become those of this process's calendar.
 
     Args:
         path: A file such as sources.toml in the project's root.
@@ -75,6 +78,7 @@ def load_sources(path: Path, files_root: Path | None) -> Sources:
         elif files_root is not None:
             files.setdefault(source.name, []).append(source)
             order[source.name] = None
+    trading_calendar.declare_overrides(declared_overrides(chain.from_iterable(files.values()), path.name))
     providers: list[Provider] = [
         FilesProvider(name, files_root, files[name]) if files_root and name in files else SyntheticProvider()
         for name in order

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from nexus_assets.errors import NexusError, SettingsError
 from nexus_assets.instruments import INSTRUMENTS, InstrumentKind, PriceKind, VolumeKind, instrument
 from nexus_assets.providers import time_zones
+from nexus_assets.providers.declared_hours import DeclaredHours, known_hours
 from nexus_assets.timeframes import Timeframe
 
 Layout = Literal["generic", "histdata_ascii_m1", "mt5", "dukascopy"]
@@ -57,6 +58,7 @@ class FilesSource(_Declaration):
         starts, ends: Only rows whose printed time lies in [starts, ends) belong to this source: a file whose clock
             changed its rule is declared twice.
         symbols: "*" for every symbol that has a file, a list, or a table {symbol = spelling}.
+        hours, opened, closed: Where the source quotes at other hours than its venue; see declared_hours.
     """
 
     provider: Literal["files"]
@@ -76,6 +78,9 @@ class FilesSource(_Declaration):
     symbols: dict[str, str]
     starts: datetime | None = Field(None, alias="from")
     ends: datetime | None = Field(None, alias="until")
+    hours: str = ""
+    opened: tuple[DeclaredHours, ...] = ()
+    closed: tuple[DeclaredHours, ...] = ()
 
     @field_validator("path", mode="before")
     @classmethod
@@ -102,6 +107,13 @@ class FilesSource(_Declaration):
     def _known(cls, value: dict[str, str]) -> dict[str, str]:
         for symbol in value:
             _as_value_error(instrument, symbol)
+        return value
+
+    @field_validator("hours")
+    @classmethod
+    def _known_hours(cls, value: str) -> str:
+        if value and value not in known_hours():
+            raise ValueError(f"{value!r} is unknown; use one of {', '.join(known_hours())}, or list opened and closed")
         return value
 
     @field_validator("starts", "ends", mode="before")
