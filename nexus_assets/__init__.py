@@ -6,12 +6,19 @@ Nothing is imported until it is asked for, so that `import nexus_assets` costs n
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nexus_assets.pushing import push_bars, withdraw_bars
     from nexus_assets.training_request import TimeSplit
     from nexus_assets.training_sets import TrainingSet, training_set
 
-__all__ = ["TimeSplit", "TrainingSet", "training_set"]
+__all__ = ["TimeSplit", "TrainingSet", "push_bars", "training_set", "withdraw_bars"]
 
-_HOME = {"TimeSplit": "training_request", "TrainingSet": "training_sets", "training_set": "training_sets"}
+_HOME = {
+    "TimeSplit": "training_request",
+    "TrainingSet": "training_sets",
+    "push_bars": "pushing",
+    "training_set": "training_sets",
+    "withdraw_bars": "pushing",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -29,6 +29,7 @@ from nexus_assets.closures import (
 )
 from nexus_assets.correction_report import Corrections
 from nexus_assets.errors import DatabaseError
+from nexus_assets.feature_store import FeatureStore
 from nexus_assets.instruments import instrument
 from nexus_assets.market_store import MarketStore
 from nexus_assets.partitions import Slice, consecutive, days_between
@@ -44,6 +45,7 @@ from nexus_assets.schemas import (
     RAW_OHLC,
     Table,
 )
+from nexus_assets.serving import push
 from nexus_assets.settings import settings
 from nexus_assets.slice_ledger import ALL_SYMBOLS, WHOLE_TABLE
 from nexus_assets.transforms.correlations import HISTORY_DAYS
@@ -52,11 +54,12 @@ Cell = planning.Cell
 Progress = Callable[[str], None]
 
 
-def pending(store: MarketStore, *, settled_before: datetime | None = None) -> set[Cell]:
+def pending(store: MarketStore, *, symbol: str | None = None, settled_before: datetime | None = None) -> set[Cell]:
     """The days of bars that were made before their raw rows changed; a raw row after 17:00 New York counts for the next
     day as well.
 
     Args:
+        symbol: Of this one only.
         settled_before: Leave out changes at or after this instant: a run may be about to make the bars.
     """
     rows = store.database.rows(
@@ -65,11 +68,11 @@ def pending(store: MarketStore, *, settled_before: datetime | None = None) -> se
         FROM nexus.slices AS r
         JOIN nexus.slices AS b ON b.table_name = 'market.bars' AND b.symbol = r.symbol AND b.day IN (r.day, r.day + 1)
         WHERE r.table_name = 'market.raw_ohlc' AND r.changed_at > b.written_at AND r.changed_at < %s
+            AND r.symbol = ANY(%s)
         """,
-        (settled_before or datetime.max.replace(tzinfo=UTC),),
+        (settled_before or datetime.max.replace(tzinfo=UTC), [symbol] if symbol else list(settings().symbols)),
     )
-    known = set(settings().symbols)
-    return {(row["symbol"], row["day"]) for row in rows if row["symbol"] in known}
+    return {(row["symbol"], row["day"]) for row in rows}
 
 
 def propagate(
@@ -103,6 +106,44 @@ def propagate(
     work.report.symbols = list(days)
     work.splits_and_months()
     return work.report
+
+
+def carry_out(
+    store: MarketStore,
+    feature_store: FeatureStore,
+    sources: Sources,
+    cells: Collection[Cell],
+    *,
+    progress: Progress = lambda _: None,
+    served: Callable[[], None] = lambda: None,
+) -> Corrections:
+    """Propagate, serve the new features, and then make the splits and training sets again that read what changed.
+
+    Args:
+        served: Called when Redis holds the corrected features; what follows is slower and nobody waits for it.
+
+    Raises:
+        DatabaseError: as for propagate.
+        FeatureStoreError: Redis could not be written; the tables are.
+    """
+    from nexus_assets.assets import dataset_splits, training_set
+
+    report = propagate(store, sources, cells, write=True, progress=progress)
+    if not report.symbols:
+        return report
+    push(store, feature_store, settings(), report.symbols).raise_failures()
+    served()
+    if report.splits:
+        frame, _ = dataset_splits.compute(store)
+        old = store.read_all(DATASET_SPLITS)
+        report.of(DATASET_SPLITS).add(DATASET_SPLITS, old, frame)
+        store.replace_all(DATASET_SPLITS, frame)
+        progress("splits")
+    report.months = [month for month in report.months if training_set.folder_of(settings(), month).is_dir()]
+    for month in report.months:
+        training_set.write(store, settings(), month, training_set.folder_of(settings(), month))
+        progress(f"training set of {month:%B %Y}")
+    return report
 
 
 @dataclass

@@ -222,6 +222,22 @@ class MarketStore(MarketCounts):
         """(symbol, day) with a gap that a provider may still fill; see request_log.days_worth_asking."""
         return request_log.days_worth_asking(self.database, providers, timeframe, first_day, end_day)
 
+    def kinds_of(self, symbol: str, timeframe: str, provider: str) -> tuple[str, str, str] | None:
+        """price_kind, volume_kind and instrument_kind of the newest raw row of a provider; None without one."""
+        rows = self.database.rows(
+            "SELECT price_kind, volume_kind, instrument_kind FROM market.raw_ohlc "
+            "WHERE symbol = %s AND timeframe = %s AND provider = %s ORDER BY ts DESC, delivery_id DESC LIMIT 1",
+            (symbol, timeframe, provider),
+        )
+        return tuple(rows[0].values()) if rows else None  # pyright: ignore[reportReturnType]
+
+    def newest_raw_change(self, symbols: Sequence[str]) -> datetime | None:
+        """When the prices of any of these symbols last changed."""
+        return self.database.rows(
+            "SELECT max(changed_at) AS instant FROM nexus.slices WHERE table_name = %s AND symbol = ANY(%s)",
+            (RAW_OHLC.qualified, list(symbols)),
+        )[0]["instant"]
+
     def oldest_raw(self, symbol: str, timeframe: str) -> datetime | None:
         """ts of the oldest delivered bar."""
         return self.database.rows(

@@ -5,16 +5,23 @@ called, and `log_event` stores one event at a time. Where this module was tested
 Dagster version it uses them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster
-from dagster import AssetExecutionContext, AssetKey, AssetMaterialization, MultiPartitionKey
+from dagster import AssetExecutionContext, AssetKey, AssetMaterialization, DagsterInstance, MultiPartitionKey
 from dagster._core.definitions.data_version import CODE_VERSION_TAG
 from dagster._core.definitions.partitions.utils import get_tags_from_multi_partition_key
-from dagster._core.events import DagsterEvent, DagsterEventBatchMetadata, generate_event_batch_id
+from dagster._core.events import (
+    DagsterEvent,
+    DagsterEventBatchMetadata,
+    DagsterEventType,
+    StepMaterializationData,
+    generate_event_batch_id,
+)
 from dagster._core.execution.context.metadata_logging import AssetMetadataHandle, OutputMetadataAccumulator
 from dagster._core.execution.context.system import StepExecutionContext
+from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
 
 from nexus_assets.event_log import TESTED_DAGSTER_VERSIONS
 
@@ -61,6 +68,27 @@ def record_written(context: AssetExecutionContext, metadata: PartitionMetadata) 
             DagsterEvent.asset_materialization(step, event, DagsterEventBatchMetadata(batch, position == last))
         else:
             context.log_event(event)
+
+
+def announce(
+    events: Sequence[AssetMaterialization], *, instance: DagsterInstance, step: StepExecutionContext | None = None
+) -> None:
+    """Record materializations of any assets: of a run's step, or, where no run made them, on their own."""
+    batch, last = generate_event_batch_id(), len(events) - 1
+    for position, event in enumerate(events):
+        metadata = DagsterEventBatchMetadata(batch, position == last)
+        if step is not None:
+            DagsterEvent.asset_materialization(step, event, metadata)
+        else:
+            instance.report_dagster_event(
+                DagsterEvent(
+                    event_type_value=DagsterEventType.ASSET_MATERIALIZATION.value,
+                    job_name=RUNLESS_JOB_NAME,
+                    event_specific_data=StepMaterializationData(event),
+                ),
+                run_id=RUNLESS_RUN_ID,
+                batch_metadata=metadata,
+            )
 
 
 def _only_asset(step: StepExecutionContext) -> AssetKey:

@@ -49,13 +49,14 @@ ANALYTICS: tuple[Table, ...] = (CORRELATION_MATRIX, PAIR_RANKINGS)
 LABEL_REACH_DAYS = 8
 MOST_RECTANGLES = 8
 
-_VERSIONS = {
+VERSIONS = {
     BARS.qualified: BARS_VERSION,
     INDICATOR_ROWS.qualified: INDICATORS_VERSION,
     LABELS.qualified: LABELS_VERSION,
     CORRELATION_MATRIX.qualified: CORRELATIONS_VERSION,
     PAIR_RANKINGS.qualified: RANKINGS_VERSION,
 }
+"""The version of the code that writes each table; slices of another one are stale."""
 
 
 def warmup_days(timeframe: str, bars: int = WARMUP_BARS) -> int:
@@ -125,7 +126,7 @@ class Ledger:
     def written(self, table: str, symbol: str, day: date) -> datetime | None:
         """When the slice was last written; None if never, or by another version of the code."""
         row = self.rows.get((table, symbol, day))
-        if row is None or row[4] != _VERSIONS.get(table, row[4]):
+        if row is None or row[4] != VERSIONS.get(table, row[4]):
             return None
         return row[0]
 

@@ -5,6 +5,8 @@ NEXUS_VALIDATION_END; a label whose [entry_at, t1] meets a later part is purged,
 Rebuilt as a whole, by hand or after a backfill.
 """
 
+from datetime import datetime
+
 import dagster as dg
 import pandas as pd
 
@@ -24,13 +26,7 @@ from nexus_assets.transforms import plots, splits
 )
 def dataset_splits(market_store: dg.ResourceParam[MarketStore]) -> dg.Output[pd.DataFrame]:
     """Split every label of the serving timeframe."""
-    config = settings()
-    labels = market_store.read_labels(config.symbols, config.serving_timeframe)
-    if config.train_end and config.validation_end:
-        boundaries = (day_start(config.train_end), day_start(config.validation_end))
-    else:
-        boundaries = splits.default_boundaries(labels) if len(labels) else (None, None)
-    frame = splits.split(labels, train_end=boundaries[0], validation_end=boundaries[1])
+    frame, boundaries = compute(market_store)
     metadata = {str(name): int(count) for name, count in frame["split"].value_counts().items()}
     if len(frame):
         metadata |= {
@@ -40,3 +36,14 @@ def dataset_splits(market_store: dg.ResourceParam[MarketStore]) -> dg.Output[pd.
             "timeline": dg.MetadataValue.md(plots.as_markdown(plots.split_plot(frame), "rows of each part over time")),
         }
     return dg.Output(frame, metadata=metadata)
+
+
+def compute(store: MarketStore) -> tuple[pd.DataFrame, tuple[datetime | None, datetime | None]]:
+    """The splits of all labels of the serving timeframe, and the two boundaries (None without labels)."""
+    config = settings()
+    labels = store.read_labels(config.symbols, config.serving_timeframe)
+    if config.train_end and config.validation_end:
+        boundaries = (day_start(config.train_end), day_start(config.validation_end))
+    else:
+        boundaries = splits.default_boundaries(labels) if len(labels) else (None, None)
+    return splits.split(labels, train_end=boundaries[0], validation_end=boundaries[1]), boundaries
