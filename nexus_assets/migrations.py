@@ -24,6 +24,7 @@ from nexus_assets.settings import Settings
 
 _LOCK_KEY = 0x6E657875735F6D67
 _FILE_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
+_NEW_CONSTRAINT = re.compile(r"\bALTER\s+TABLE\s+([a-z_]+)\.([a-z_]+)\b[^;]*\bADD\s+CONSTRAINT\b", re.IGNORECASE)
 
 
 class Level(StrEnum):
@@ -266,9 +267,12 @@ def _applied(connection: psycopg.Connection) -> dict[int, tuple[str, str]]:
 
 
 def _apply(connection: psycopg.Connection, step: Step) -> None:
+    text = step.path.read_text()
     try:
         with connection.transaction():
-            connection.execute(cast(LiteralString, step.path.read_text()))
+            if step.kind == "migration":
+                _unpack(connection, tables_with_new_constraints(text))
+            connection.execute(cast(LiteralString, text))
             if step.kind == "migration":
                 connection.execute(
                     "INSERT INTO nexus.schema_migrations (version, file, checksum) VALUES (%s, %s, %s)",
@@ -281,6 +285,26 @@ def _apply(connection: psycopg.Connection, step: Step) -> None:
             f"{step.kind.capitalize()} {step.file} failed and was rolled back: {error.diag.message_primary or error}",
             next_step="Correct the cause and run `nexus migrate` again.",
         ) from error
+
+
+def tables_with_new_constraints(text: str) -> set[tuple[str, str]]:
+    """(schema, table) of each table that already exists and to which these statements add a named constraint."""
+    return set(_NEW_CONSTRAINT.findall(re.sub(r"--[^\n]*", "", text)))
+
+
+def _unpack(connection: psycopg.Connection, tables: set[tuple[str, str]]) -> None:
+    """Take these tables out of the columnstore, in which TimescaleDB refuses a new constraint. Its policy packs them
+    again."""
+    if not tables or detect_level(connection) is not Level.COMMUNITY:
+        return
+    for schema, name in sorted(tables):
+        packed = connection.execute(
+            "SELECT format('%%I.%%I', chunk_schema, chunk_name) FROM timescaledb_information.chunks "
+            "WHERE hypertable_schema = %s AND hypertable_name = %s AND is_compressed ORDER BY range_start",
+            (schema, name),
+        ).fetchall()
+        for (chunk,) in packed:
+            connection.execute("CALL convert_to_rowstore(%s::text::regclass)", (chunk,))
 
 
 def _meta(connection: psycopg.Connection, key: str) -> str | None:

@@ -297,15 +297,21 @@ def _condition(target: Target, where: SliceRange, first: int, end: int) -> str:
     if target.by_day:
         days = (where.first_day + timedelta(days=first), where.first_day + timedelta(days=end))
         return "day >= {} AND day < {}".format(*map(_literal, days))
-    parts, bounds = [], []
+    starts, stops, bounds = "", "", []
     for timeframe in where.timeframes:
         opens = where.opens(timeframe)
         start, stop = opens[first].to_pydatetime(), opens[end].to_pydatetime()
-        parts.append(f"timeframe = {_literal(timeframe)} AND ts >= {_literal(start)} AND ts < {_literal(stop)}")
+        starts += f" WHEN {_literal(timeframe)} THEN {_literal(start)}"
+        stops += f" WHEN {_literal(timeframe)} THEN {_literal(stop)}"
         bounds += [start, stop]
-    # The outer bounds say nothing new; a read excludes chunks by them, and not by alternatives.
-    outer = f"ts >= {_literal(min(bounds))} AND ts < {_literal(max(bounds))}"
-    return f"{target.condition} AND symbol = {_literal(where.symbol)} AND {outer} AND ({' OR '.join(parts)})"
+    # Without alternatives (OR): chunks are excluded by the outer bounds alone, and with alternatives the planner may
+    # leave a DELETE from a columnstore no condition of its own, so that it unpacks whole chunks.
+    return (
+        f"{target.condition} AND symbol = {_literal(where.symbol)} "
+        f"AND timeframe IN ({', '.join(map(_literal, where.timeframes))}) "
+        f"AND ts >= {_literal(min(bounds))} AND ts < {_literal(max(bounds))} "
+        f"AND ts >= CASE timeframe{starts} END AND ts < CASE timeframe{stops} END"
+    )
 
 
 def _runs(flags: np.ndarray) -> list[tuple[int, int]]:

@@ -152,6 +152,21 @@ def test_a_file_that_fails_leaves_nothing_behind(empty: Database, root: Path, se
     assert name in migrations.migrate(empty, root, settings).applied
 
 
+def test_a_new_constraint_of_a_stored_table_is_seen_because_a_columnstore_must_be_unpacked_for_it() -> None:
+    text = """
+    -- ALTER TABLE market.commented ADD CONSTRAINT x CHECK (a > 0);
+    CREATE TABLE market.created (a integer, CONSTRAINT created_check CHECK (a > 0));
+    ALTER TABLE market.bars ADD COLUMN a integer; -- not a constraint; nor is the next
+    ALTER TABLE market.raw_ohlc
+        ADD COLUMN a integer, -- one; two
+        ADD CONSTRAINT raw_ohlc_a_check CHECK (a > 0);
+    alter table features.labels drop constraint labels_check, add  constraint labels_check CHECK (true);
+    """
+    assert migrations.tables_with_new_constraints(text) == {("market", "raw_ohlc"), ("features", "labels")}
+    barriers = (ROOT / "sql" / "migrations" / "0011_label_barriers.sql").read_text()
+    assert migrations.tables_with_new_constraints(barriers) == {("features", "labels")}
+
+
 @pytest.mark.parametrize("name", ["0011-dash.sql", "0099_gap.sql", "colours.sql"])
 def test_a_misnamed_or_misnumbered_file_is_refused(empty: Database, root: Path, name: str) -> None:
     (root / "sql" / "migrations" / name).write_text("SELECT 1;")

@@ -11,6 +11,8 @@ WITH RECURSIVE series AS (
         SELECT i.symbol, i.timeframe
         FROM features.indicators AS i
         WHERE (i.symbol, i.timeframe) > (series.symbol, series.timeframe)
+            -- The same once more: an index needs the first form, a columnstore the second.
+            AND i.symbol >= series.symbol AND (i.symbol > series.symbol OR i.timeframe > series.timeframe)
         ORDER BY i.symbol, i.timeframe
         LIMIT 1
     ) AS following

@@ -60,6 +60,8 @@ WITH RECURSIVE series AS (
         SELECT b.symbol, b.timeframe
         FROM market.bars AS b
         WHERE (b.symbol, b.timeframe) > (series.symbol, series.timeframe)
+            -- The same once more: an index needs the first form, a columnstore the second.
+            AND b.symbol >= series.symbol AND (b.symbol > series.symbol OR b.timeframe > series.timeframe)
         ORDER BY b.symbol, b.timeframe
         LIMIT 1
     ) AS following
