@@ -203,7 +203,7 @@ class _Propagation:
             if self.write:
                 _refuse(asset.unaccounted(piece, made, raw_rows))
                 gaps = asset.gaps_of(self.store, self.sources, piece, made, self.now)
-                asset.write(self.store, piece, made, gaps, read_at)
+                asset.write(self.store, self.sources, piece, made, gaps, read_at)
         if self.write:
             self._note_change(symbol, days)
         changes = {timeframe: joined(parts) for timeframe, parts in found.items()}

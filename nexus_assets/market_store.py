@@ -93,6 +93,7 @@ class MarketStore(MarketCounts):
         complete: Mapping[date, bool] | None = None,
         code_version: int | None = None,
         read_at: datetime | None = None,
+        inputs: str = "",
     ) -> WriteCounts:
         """Replace exactly the rows of these days in one transaction; see slice_writer.replace_slices.
 
@@ -103,7 +104,7 @@ class MarketStore(MarketCounts):
         where = SliceRange(symbol, tuple(timeframes), first_day, end_day)
         frames = [(Target(table), frame)]
         return replace_slices(
-            self.database, frames, where, complete=complete, code_version=code_version, read_at=read_at
+            self.database, frames, where, complete=complete, code_version=code_version, read_at=read_at, inputs=inputs
         )[0]
 
     def replace_bars(
@@ -120,6 +121,7 @@ class MarketStore(MarketCounts):
         complete: Mapping[date, bool] | None = None,
         code_version: int | None = None,
         read_at: datetime | None = None,
+        inputs: str = "",
     ) -> WriteCounts:
         """Replace the bars of these days, the rows that validation kept out of them, the gaps between them and what
         other providers say of them, in one transaction. No frame, no such rows."""
@@ -131,7 +133,7 @@ class MarketStore(MarketCounts):
             (Target(DISAGREEMENTS), DISAGREEMENTS.empty() if disagreements is None else disagreements),
         ]
         return replace_slices(
-            self.database, frames, where, complete=complete, code_version=code_version, read_at=read_at
+            self.database, frames, where, complete=complete, code_version=code_version, read_at=read_at, inputs=inputs
         )[0]
 
     def replace_all(self, table: Table, frame: pd.DataFrame, *, code_version: int | None = None) -> WriteCounts:

@@ -12,7 +12,7 @@ from nexus_assets.backfill import Rectangle
 from nexus_assets.jobs import daily_correlation, market_healing, market_update, training_sets
 from nexus_assets.market_store import MarketStore
 from nexus_assets.partitions import RANGE_END_TAG, RANGE_START_TAG
-from nexus_assets.planning import FEATURES, PRICES, Ledger, cover, load_from, stale_cells, worth_asking
+from nexus_assets.planning import FEATURES, PRICES, Ledger, cover, load_from, stale_cells
 from nexus_assets.providers.registry import Sources
 from nexus_assets.settings import Settings, settings
 from nexus_assets.slices import PLOTS_TAG
@@ -115,8 +115,8 @@ def healing_rectangles(
 ) -> list[Rectangle]:
     """What healing would run: the union over the stages, because one run holds them all."""
     first = max(config.start_day, today - timedelta(days=config.healing_days))
-    gaps = worth_asking(store, sources, symbols, first, today, config=config)
-    ledger = Ledger.read(store, symbols, load_from(config, first), today + timedelta(days=1), gaps)
+    until = today + timedelta(days=1)
+    ledger = Ledger.read(store, symbols, load_from(config, first), until, config=config, sources=sources)
     tables = (*PRICES, *FEATURES)
     cells = set().union(*(stale_cells(ledger, table, symbols, first, today, config=config) for table in tables))
     return cover(cells, config.symbols, tables)

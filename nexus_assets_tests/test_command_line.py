@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from nexus_assets_tests.conftest import ROOT, DatabaseMaker
@@ -92,3 +93,27 @@ def test_the_demo_loads_a_market_through_the_daemon_and_sums_it_up(root: Path, s
     assert "features.indicators" in answer.stdout
     assert "market/raw_ohlc: every_delivery_accounted_for" in " ".join(answer.stdout.split())
     assert oct((root / ".env").stat().st_mode & 0o777) == "0o600"
+
+    nothing = nexus(root, "corrections", "plan", "--json", **servers, **settings)
+    assert nothing.returncode == 0, nothing.stderr
+    assert not any(table["rows"] for table in json.loads(nothing.stdout)["tables"].values())
+    with psycopg.connect(servers["NEXUS_DATABASE_URL"]) as connection:
+        bar = connection.execute(
+            "SELECT ts, open, high, low, close * 1.000001 FROM market.bars "
+            "WHERE symbol = 'EURUSD' AND timeframe = '1h' ORDER BY ts DESC OFFSET 30 LIMIT 1"
+        ).fetchone()
+    assert bar
+    (root / "corrected.csv").write_text("ts,open,high,low,close\n" + ",".join(map(str, bar)) + "\n", encoding="utf-8")
+    command = ("corrections", "push", "EURUSD", "corrected.csv", "--provider", "synthetic", "--json")
+    pushed = nexus(root, *command, **servers, **settings)
+    assert pushed.returncode == 0, pushed.stderr
+    assert "1 bars are new or changed" in pushed.stderr
+    done = json.loads(pushed.stdout)
+    assert done["tables"]["market.bars"]["rows"] >= 1
+    assert done["tables"]["features.indicators"]["changed"]
+    gone = nexus(
+        root, "corrections", "withdraw", "EURUSD", "2001-01-01T00:00:00Z", "--provider", "synthetic",
+        **servers, **settings,
+    )  # fmt: skip
+    assert gone.returncode == 1
+    assert "are not stored or were withdrawn before" in " ".join(gone.stderr.split())
