@@ -1,5 +1,7 @@
 """Pruning of Dagster's database, over runs of the toy graph that are made older by hand."""
 
+import subprocess
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -21,7 +23,7 @@ from nexus_assets.dagster_upkeep import Pruned, Terms, prune
 from nexus_assets.database import Database
 from nexus_assets.errors import DatabaseError
 from nexus_assets.settings import load_settings
-from nexus_assets_tests.conftest import DatabaseMaker
+from nexus_assets_tests.conftest import ROOT, DatabaseMaker
 from nexus_assets_tests.dagster_homes import dagster_home
 from nexus_assets_tests.toy_definitions import PARTITIONS, defs
 
@@ -387,3 +389,14 @@ def test_the_job_prunes_the_database_of_its_own_instance(log: Log) -> None:
     ]
     assert len(said) == 1
     assert log.count("event_logs", f"run_id = '{old}' AND asset_key IS NOT NULL") == 0
+
+
+@pytest.mark.parametrize(("automation", "status"), [("on", "RUNNING"), ("off", "STOPPED")])
+def test_it_runs_once_a_week_unless_automation_is_off(automation: str, status: str) -> None:
+    program = (
+        "from nexus_assets.schedules import weekly_upkeep as s; "
+        "print(s.default_status.value, s.job_name, s.cron_schedule)"
+    )
+    environment = {"NEXUS_AUTOMATION": automation, "PATH": "", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == f"{status} dagster_upkeep 15 3 * * 0", done.stderr

@@ -26,7 +26,8 @@ def test_every_asset_that_writes_a_table_and_the_corrections_are_in_the_pool() -
     pools = {key: repository.assets_defs_by_key[key].op.pool for key in repository.asset_graph.executable_asset_keys}
     tables = {dg.AssetKey(table.asset_key) for table in ASSET_TABLES}
     assert tables == {key for key, pool in pools.items() if pool == WRITERS}
-    assert [node.definition.pool for node in repository.get_job("market_corrections").nodes] == [WRITERS]
+    corrections = repository.get_job("market_corrections").nodes
+    assert [node.definition.pool for node in corrections] == [WRITERS]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_the_projects_dagster_yaml_bounds_the_pool_by_run(databases: DatabaseMaker, tmp_path: Path) -> None:
