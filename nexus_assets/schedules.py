@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 import dagster as dg
 
 from nexus_assets.backfill import Rectangle
+from nexus_assets.dagster_upkeep import dagster_upkeep
 from nexus_assets.jobs import daily_correlation, market_healing, market_update, training_sets
 from nexus_assets.market_store import MarketStore
 from nexus_assets.partitions import RANGE_END_TAG, RANGE_START_TAG
@@ -110,6 +111,18 @@ def monthly_training_set(context: dg.ScheduleEvaluationContext) -> dg.RunRequest
     return dg.RunRequest(run_key=month.isoformat(), partition_key=month.isoformat())
 
 
+@dg.schedule(
+    job=dagster_upkeep,
+    cron_schedule="15 3 * * 0",
+    execution_timezone="UTC",
+    default_status=STATUS,
+    description="Every Sunday at 03:15, when markets are closed: old logs, events and runs out of Dagster's database.",
+)
+def weekly_upkeep(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    """A week that was missed is made up for by the next."""
+    return dg.RunRequest(run_key=_day_of(context).isoformat())
+
+
 def healing_rectangles(
     store: MarketStore, sources: Sources, config: Settings, symbols: tuple[str, ...], today: date
 ) -> list[Rectangle]:
@@ -122,4 +135,4 @@ def healing_rectangles(
     return cover(cells, config.symbols, tables)
 
 
-SCHEDULES = [hourly_update, daily_correlation_schedule, daily_healing, monthly_training_set]
+SCHEDULES = [hourly_update, daily_correlation_schedule, daily_healing, monthly_training_set, weekly_upkeep]

@@ -83,6 +83,21 @@ def test_migrate_plans_first_and_doctor_then_finds_everything_well(root: Path, s
     }
 
 
+def test_status_tells_the_size_of_every_table_of_ours_and_of_dagster(root: Path, servers: dict[str, str]) -> None:
+    assert nexus(root, "up", **servers).returncode == 0
+    with psycopg.connect(servers["NEXUS_DAGSTER_URL"].replace("+psycopg2", "")) as connection:
+        connection.execute("CREATE TABLE event_logs AS SELECT generate_series(1, 1000000) AS id")
+    told = json.loads(nexus(root, "status", "--json", **servers).stdout)
+    assert [f"{item['schema']}.{item['table']}" for item in told["storage"]] == list(told["rows"])
+    assert all(item["bytes"] > 0 for item in told["storage"])
+    assert told["dagster_tables"][0]["table"] == "event_logs"
+    assert told["problems"] == []
+    printed = nexus(root, "status", **servers).stdout
+    assert "market.gaps" in printed
+    assert "37 MB" in printed
+    assert "No columnstore: the server is" in printed or "Nothing is in the columnstore yet." in printed
+
+
 @pytest.mark.end_to_end
 def test_the_demo_loads_a_market_through_the_daemon_and_sums_it_up(root: Path, servers: dict[str, str]) -> None:
     settings = {"NEXUS_SYMBOLS": "EURUSD XAUUSD", "NEXUS_DEMO_DAYS": "4", "NEXUS_FEATURE_TIMEFRAMES": "1h"}
