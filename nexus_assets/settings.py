@@ -70,6 +70,7 @@ class Settings(BaseSettings):
     training_label: str = "forward_return_24h"
     demo_days: int = Field(45, ge=1, le=400)
     healing_days: int = Field(14, ge=1, le=366)
+    parallel_runs: int = Field(2, ge=1, le=512, description="Runs that a backfill is cut into side by side.")
     automation: bool = True
     webserver_port: int = Field(3000, ge=1, le=65535)
 
