@@ -22,6 +22,8 @@ from kombu.exceptions import OperationalError
 LOST_AFTER_SECONDS = 60
 REPLY_SECONDS = 2.0
 """A worker's own process answers while a child of it works on the run."""
+FORGET_SECONDS = 3600
+"""Runs that nobody asks about any more have ended."""
 
 
 class CeleryRuns(CeleryRunLauncher):
@@ -75,7 +77,8 @@ class CeleryRuns(CeleryRunLauncher):
                 not count against the run.
         """
         now = time.monotonic()
-        self._claimed_at = {known: at for known, at in self._claimed_at.items() if now - at < 3600}
+        kept = self.lost_after_seconds + FORGET_SECONDS
+        self._claimed_at = {known: at for known, at in self._claimed_at.items() if now - at < kept}
         try:
             claimed = self._is_claimed(run)
         except OperationalError:

@@ -19,13 +19,19 @@ import psycopg
 import pytest
 import redis
 import yaml
-from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus
+from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus
+from dagster._core.launcher import WorkerStatus
 
+from nexus_assets.lost_runs import release_lost_runs
 from nexus_assets.services import ServiceState
 from nexus_assets.services.processes import free_port
 from nexus_assets_tests.conftest import ROOT, DatabaseMaker
 
 pytest.importorskip("dagster_celery", reason="the extra `celery` is not installed")
+
+from kombu.exceptions import OperationalError
+
+from nexus_assets.celery_runs import CeleryRuns
 
 BROKER_DATABASE = 8
 SYMBOLS = "EURUSD GBPUSD USDJPY XAUUSD"
@@ -200,6 +206,65 @@ def written_days(cluster: Cluster) -> dict[tuple[str, str], int]:
     return {(table, symbol): days for table, symbol, days in rows}
 
 
+def test_only_where_runs_go_differs_from_every_other_installation() -> None:
+    everywhere = yaml.safe_load((ROOT / "dagster.yaml").read_text())
+    here = yaml.safe_load((ROOT / "deploy" / "celery" / "dagster.yaml").read_text())
+    assert here.pop("run_launcher")["class"] == "CeleryRuns"
+    limits = everywhere.pop("concurrency")["runs"]
+    assert here["run_queue"].pop("tag_concurrency_limits") == limits["tag_concurrency_limits"]
+    assert here["run_queue"].pop("max_concurrent_runs") == {"env": "NEXUS_PARALLEL_RUNS"}
+    assert here["run_monitoring"].pop("start_timeout_seconds") > everywhere["run_monitoring"].pop(
+        "start_timeout_seconds"
+    )
+    assert here == everywhere
+
+
+def test_every_process_of_dagster_gets_the_configuration_and_the_broker() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.celery.yml").read_text())
+    base = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    dagster = {name for name, service in base["services"].items() if service.get("build")} | {"worker"}
+    assert set(compose["services"]) == dagster | {"broker"}
+    for name in dagster:
+        service = compose["services"][name]
+        assert service["volumes"] == ["./deploy/celery/dagster.yaml:/app/dagster.yaml:ro"]
+        assert {"CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "NEXUS_PARALLEL_RUNS"} == set(service["environment"])
+    worker = compose["services"]["worker"]
+    assert worker["deploy"]["replicas"] == worker["environment"]["NEXUS_PARALLEL_RUNS"]
+    assert "noeviction" in compose["services"]["broker"]["command"]
+
+
+def launched(broker: str, **config: int) -> tuple[CeleryRuns, DagsterRun]:
+    """A launcher of its own and a run that was handed to Celery, which no worker has."""
+    run = DagsterRun(job_name="market_update", tags={"dagster-celery/task_id": "nobodys"})
+    return CeleryRuns(default_queue="dagster", broker=broker, backend=broker, **config), run
+
+
+def test_a_run_that_no_worker_claims_is_lost_after_a_while_and_not_at_once(broker_url: str) -> None:
+    launcher, run = launched(broker_url, lost_after_seconds=1)
+    assert launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
+    time.sleep(1)
+    lost = launcher.check_run_worker_health(run)
+    assert lost.status == WorkerStatus.FAILED
+    assert "its machine may be lost" in (lost.msg or "")
+    launcher.celery.close()
+
+
+def test_the_time_in_which_the_broker_is_away_does_not_count_against_a_run(
+    broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher, run = launched(broker_url, lost_after_seconds=1)
+    assert launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
+    away, _ = launched(f"redis://127.0.0.1:{free_port()}/0")
+    with monkeypatch.context() as patch:
+        patch.setattr(launcher, "celery", away.celery)
+        time.sleep(1)
+        with pytest.raises(OperationalError):
+            launcher.check_run_worker_health(run)
+    assert launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
+    launcher.celery.close()
+    away.celery.close()
+
+
 @pytest.mark.end_to_end
 def test_runs_that_are_cancelled_end_on_their_workers_and_are_not_retried(
     cluster: Cluster, instance: DagsterInstance
@@ -223,8 +288,9 @@ def test_a_backfill_is_completed_by_the_other_worker_when_one_is_killed(
     with backfill(cluster) as command:
         runs = eventually("two runs", lambda: len(found := working(instance, apart_from=before)) == 2 and found)
         lost, pid = runs.popitem()
-        victim = cluster.owner(pid)
-        cluster.kill(victim)
+        cluster.kill(cluster.owner(pid))
+        # What a `nexus` on another machine must not decide: it sees no process of either run.
+        assert release_lost_runs(instance) == []
         told = outcome(cluster, command)
     assert command.returncode == 0, told
     after = {run.run_id: run for run in instance.get_runs() if run.run_id not in before}
