@@ -117,6 +117,12 @@ def test_rows_are_read_and_written_over_a_verified_connection(databases: Databas
 
 
 @pytest.mark.usefixtures("encrypted_server")
+def test_a_connection_that_must_be_encrypted_is(databases: DatabaseMaker) -> None:
+    database = Database(f"{databases.empty()}?sslmode=require", patience=5)
+    assert database.rows("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()") == [{"ssl": True}]
+
+
+@pytest.mark.usefixtures("encrypted_server")
 def test_a_server_with_another_certificate_is_refused(databases: DatabaseMaker, strangers: Certificate) -> None:
     database = Database(verifying(databases.empty(), strangers), patience=0)
     with pytest.raises(DatabaseError, match="certificate verify failed"):
