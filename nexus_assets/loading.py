@@ -42,7 +42,8 @@ from nexus_assets.slice_ledger import ALL_SYMBOLS, WHOLE_TABLE
 
 STAGES: tuple[str, ...] = ("prices", "features", "analytics", "splits")
 WORTH_SPLITTING = 300
-"""Partitions of an asset from which two runs side by side beat one: a run takes seconds to start."""
+"""Partitions of an asset from which two runs side by side beat one: a run takes seconds to start. More runs: in
+proportion."""
 
 JOBS = {
     "prices": market_update.name,
@@ -112,7 +113,7 @@ def _cells(ledger: Ledger, tables: Sequence[Table], extent: Extent, first_day: d
 def _split(cells: set[Cell], config: Settings, tables: Sequence[Table]) -> list[Rectangle]:
     pieces = []
     for rectangle in cover(cells, config.symbols, tables):
-        parallel = 2 if rectangle.partitions >= WORTH_SPLITTING else 1
+        parallel = max(1, min(config.parallel_runs, rectangle.partitions * 2 // WORTH_SPLITTING))
         for piece in split_rectangles(rectangle.symbols, rectangle.first_day, rectangle.end_day, parallel=parallel):
             pieces.append(Rectangle(piece.symbols, piece.first_day, piece.end_day, assets=rectangle.assets))
     return pieces

@@ -73,6 +73,7 @@ class Settings(BaseSettings):
     keep_events_days: int = Field(30, ge=7, le=36_500)
     keep_runs_days: int = Field(365, ge=7, le=36_500)
     keep_ticks_days: int = Field(30, ge=1, le=36_500)
+    parallel_runs: int = Field(2, ge=1, le=512, description="Runs that a backfill is cut into side by side.")
     automation: bool = True
     webserver_port: int = Field(3000, ge=1, le=65535)
 
