@@ -141,7 +141,10 @@ def lived(saved: Log, log: Log) -> Log:
 
 
 def three_months(log: Log) -> None:
-    """Runs over the same partitions: 90, 60 and 45 days ago, and today; DDD of half_broken always failed."""
+    """Runs over the same partitions: 90, 60 and 45 days ago, and today. DDD of half_broken always failed; on one day it
+    had been materialised by hand before."""
+    by_hand = dg.AssetMaterialization(ASSETS[2], partition="2024-01-02|DDD")
+    log.instance.report_runless_asset_event(by_hand)
     log.run("load", "2024-01-01|AAA", "2024-01-04|DDD")
     log.run("half_broken_load", "2024-01-01|AAA", "2024-01-02|DDD", succeeds=False)
     log.days_pass(30)
@@ -274,6 +277,7 @@ def test_a_run_stays_while_its_retry_does(log: Log) -> None:
 
 
 def test_of_each_check_the_newest_result_stays(lived: Log) -> None:
+    lived.days_pass(31)
     with lived.database.transaction() as connection:
         # A run that died after the newest result: planned, never evaluated.
         connection.execute(
