@@ -172,5 +172,16 @@ def correlation_days(
     return found
 
 
+def weekends_between(reached: set[date], written: set[date]) -> set[date]:
+    """Up to two written days between reached ones: made along, they are found unchanged, and a stretch of weeks is one
+    slice instead of one for each week."""
+    near = [timedelta(days=1), timedelta(days=2)]
+    return {
+        day
+        for day in written - reached
+        if any(day - step in reached for step in near) and any(day + step in reached for step in near)
+    }
+
+
 def _index(micros: np.ndarray) -> pd.DatetimeIndex:
     return pd.DatetimeIndex(micros.astype("datetime64[us]")).tz_localize("UTC")

@@ -26,6 +26,7 @@ from nexus_assets.closures import (
     indicator_days,
     joined,
     label_days,
+    weekends_between,
 )
 from nexus_assets.correction_report import Corrections
 from nexus_assets.errors import DatabaseError, FeatureStoreError
@@ -271,10 +272,11 @@ class _Propagation:
             return
         written = self.store.ledger(table, [symbol], min(days), max(days) + timedelta(days=1))
         reached = days & set(written["day"])
-        for piece in _slices(symbol, reached | _weekends_between(reached, set(written["day"]))):
+        for piece in _slices(symbol, reached | weekends_between(reached, set(written["day"]))):
             effect.partitions |= {partition_key(symbol, day) for day in reached.intersection(piece.days)}
             old = self.store.read_slice(table, symbol=symbol, first_day=piece.first_day, end_day=piece.end_day)
             effect.add(table, old, compute(piece))
+            effect.partitions |= effect.changed
 
     def _reader(self) -> MarketStore | ProposedMarket:
         return self.store if self.write else ProposedMarket(self.store, self.proposed)
@@ -402,17 +404,6 @@ class _Propagation:
         self.report.months = sorted(months)
         written = self.store.ledger(DATASET_SPLITS, [ALL_SYMBOLS], WHOLE_TABLE, WHOLE_TABLE + timedelta(days=1))
         self.report.splits = bool(labels) and len(written) > 0
-
-
-def _weekends_between(reached: set[date], written: set[date]) -> set[date]:
-    """Up to two written days between reached ones: made along, they are found unchanged, and a stretch of weeks is one
-    slice instead of one for each week."""
-    near = [timedelta(days=1), timedelta(days=2)]
-    return {
-        day
-        for day in written - reached
-        if any(day - step in reached for step in near) and any(day + step in reached for step in near)
-    }
 
 
 def _slices(symbol: str, days: Iterable[date]) -> list[Slice]:

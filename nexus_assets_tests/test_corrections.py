@@ -11,8 +11,10 @@ import pandas as pd
 import pytest
 from psycopg import sql
 
-from nexus_assets.corrections import pending, propagate
+from nexus_assets.corrections import carry_out, pending, propagate
 from nexus_assets.database import Database
+from nexus_assets.errors import FeatureStoreError
+from nexus_assets.feature_store import FeatureStore
 from nexus_assets.market_store import MarketStore
 from nexus_assets.partitions import day_of_rows, partition_key
 from nexus_assets.planning import Ledger, stale_cells, stale_days
@@ -224,6 +226,38 @@ def test_pushed_bars_are_served_at_once_and_recorded_in_dagster(loaded: Graph, m
     # An older vector never replaces a newer one by itself; that of a bar that is gone is removed first.
     assert features.latest(["USDJPY"])["USDJPY"].ts == newest[-2]
     assert pending(store) == set()
+
+
+def test_vectors_are_served_before_labels_and_correlations_are_made(loaded: Graph) -> None:
+    store, sources, features = loaded.store, open_sources(settings()), open_feature_store(settings())
+    newest = bar_times(store, "GBPUSD", "2021-05-31", "2021-06-01")[-1]
+    correct(store, "GBPUSD", [newest], [1.00002])
+    later = (LABELS, CORRELATION_MATRIX, PAIR_RANKINGS)
+    seen: list[tuple[datetime, list[datetime | None]]] = []
+
+    def changes() -> list[datetime | None]:
+        return [store.newest_change(table, "GBPUSD" if table is LABELS else "") for table in later]
+
+    before = changes()
+    carry_out(
+        store, features, sources, pending(store),
+        served=lambda: seen.append((features.latest(["GBPUSD"])["GBPUSD"].known_at, changes())),
+    )  # fmt: skip
+    known_at = store.newest_features(["GBPUSD"], "1h")["known_at"].iloc[0]
+    assert seen == [(known_at, before)]
+    assert all(new > old for new, old in zip(changes(), before, strict=True) if new and old)
+    assert still_stale(store) == set()
+
+
+def test_where_redis_cannot_be_reached_the_tables_are_whole_and_it_is_told(loaded: Graph) -> None:
+    store, sources = loaded.store, open_sources(settings())
+    times = bar_times(store, "EURUSD", "2021-05-28 10:00", "2021-05-28 11:00")
+    correct(store, "EURUSD", times, [1.00003])
+    nowhere = FeatureStore("redis://127.0.0.1:1/0")
+    with pytest.raises(FeatureStoreError, match="cannot be reached"):
+        carry_out(store, nowhere, sources, pending(store))
+    assert pending(store) == set()
+    assert still_stale(store) == set()
 
 
 def test_pushed_bars_without_a_zone_twice_or_of_an_unknown_provider_are_refused(loaded: Graph) -> None:

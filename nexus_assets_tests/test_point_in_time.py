@@ -41,7 +41,7 @@ class Story:
         corrected: Served after the newest of these bars had been corrected, at the instant `then`.
         trained_then: A training set of that time, as corrected.
         newest: Served when the bars until now had come.
-        late, at_late: Served as newest, and as the bar before it, when that bar had been corrected, at `later`.
+        late: Served when the bar before the newest had been corrected, at `later`.
         missed: What became of the vector of that bar, of the newest, and of the newest with what was known of it
             before, when a writer who had missed all this pushed them once more.
         after_missed: Served as newest after that.
@@ -59,7 +59,6 @@ class Story:
     trained_then: pa.Table
     newest: Vector
     late: Vector
-    at_late: Vector | None
     later: datetime
     missed: tuple[Pushed, ...]
     after_missed: Vector
@@ -122,7 +121,7 @@ def tell(made: Graph, features: FeatureStore, today: date) -> Story:
     newest = load(today - ONE_DAY, tomorrow)
     old_newest = made.store.newest_features([SYMBOL], "1h")
     later = correct(newest.ts - ONE_HOUR, 1.01)
-    late, at_late = served(), features.vector(SYMBOL, newest.ts - ONE_HOUR)
+    late = served()
     recent = made.store.read_slice(
         INDICATOR_ROWS, symbol=SYMBOL, first_day=newest.ts.date() - ONE_DAY, end_day=newest.ts.date() + ONE_DAY
     )
@@ -132,7 +131,7 @@ def tell(made: Graph, features: FeatureStore, today: date) -> Story:
     correct(changed, 0.99)
     stored = made.store.newest_features([SYMBOL], "1h").iloc[0]
     return Story(
-        first, corrected, then, trained_then, newest, late, at_late, later, missed, after_missed, trained_later,
+        first, corrected, then, trained_then, newest, late, later, missed, after_missed, trained_later,
         changed, train(then), train(later), train(), served(), stored,
     )  # fmt: skip
 
@@ -159,10 +158,8 @@ def test_a_late_older_row_does_not_replace_the_newest(story: Story) -> None:
     assert story.newest.ts > story.corrected.ts
     assert story.late.ts == story.newest.ts
     assert story.late.known_at == story.later
-    # The newest vector reads the late bar, so it is corrected too; the late one is found under its own ts.
+    # The newest vector reads the late bar, so it is corrected too.
     assert story.late.features["sma_15"] != story.newest.features["sma_15"]
-    assert story.at_late is not None
-    assert story.at_late.ts == story.newest.ts - ONE_HOUR
     late, newest, old_newest = story.missed
     assert (late.older, old_newest.older) == ([f"{SYMBOL} 1h"], [f"{SYMBOL} 1h"])
     assert (late.written, newest.written, old_newest.written) == ({}, {}, {})
