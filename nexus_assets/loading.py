@@ -29,6 +29,7 @@ from nexus_assets.planning import (
     correlation_reach,
     cover,
     day_rectangles,
+    first_kept,
     load_from,
     stale_cells,
     stale_days,
@@ -86,7 +87,8 @@ def plan_stage(store: MarketStore, sources: Sources, config: Settings, extent: E
     if stage == "features":
         return _split(_cells(ledger, FEATURES, extent, extent.first_day, config), config, FEATURES)
     if stage == "analytics":
-        days = set(days_between(extent.first_day, extent.end_day))
+        kept = min(first_kept(config, table, ledger.made_from) for table in ANALYTICS)
+        days = set(days_between(max(extent.first_day, kept), extent.end_day))
         if not extent.again:
             days = set(
                 chain.from_iterable(
@@ -105,7 +107,9 @@ def plan_stage(store: MarketStore, sources: Sources, config: Settings, extent: E
 
 def _cells(ledger: Ledger, tables: Sequence[Table], extent: Extent, first_day: date, config: Settings) -> set[Cell]:
     if extent.again:
-        return {(symbol, day) for symbol in extent.symbols for day in days_between(first_day, extent.end_day)}
+        kept = min(first_kept(config, table, ledger.made_from) for table in tables)
+        days = days_between(max(first_day, kept), extent.end_day)
+        return {(symbol, day) for symbol in extent.symbols for day in days}
     return set().union(
         *(stale_cells(ledger, table, extent.symbols, first_day, extent.end_day, config=config) for table in tables)
     )
