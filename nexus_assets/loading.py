@@ -38,7 +38,7 @@ from nexus_assets.planning import (
 )
 from nexus_assets.providers.registry import Sources
 from nexus_assets.resources import open_sources
-from nexus_assets.schemas import BARS, DATASET_SPLITS, LABELS, Table
+from nexus_assets.schemas import BARS, DATASET_SPLITS, LABELS, RAW_OHLC, Table
 from nexus_assets.settings import Settings
 from nexus_assets.slice_ledger import ALL_SYMBOLS, WHOLE_TABLE
 
@@ -144,6 +144,9 @@ def load(
     """
     report = LoadReport()
     sources = open_sources(config)
+    kept = first_kept(config, RAW_OHLC, store.days_made_from())
+    if kept > extent.first_day:
+        announce(f"Prices before {kept} lie before their retention (NEXUS_RETENTION_RAW_OHLC); they are not loaded")
     _await_earlier(instance, announce, console)
     began = datetime.now(UTC)
     plan = f"load {began.isoformat(timespec='seconds')}"
