@@ -199,7 +199,10 @@ def export(
     timeframe: Annotated[str, typer.Option(help="Of the rows; NEXUS_SERVING_TIMEFRAME by default.")] = "",
     as_known: Annotated[str, typer.Option(help="Only what was known at this instant.")] = "",
     assume_published: Annotated[
-        float | None, typer.Option(help="With --as-known: minutes after its end that a bar loaded later was known.")
+        float | None, typer.Option(help="With one of these: minutes after its end that a bar loaded later was known.")
+    ] = None,
+    as_served: Annotated[
+        float | None, typer.Option(help="Each row from what was known so many minutes after the end of its bar.")
     ] = None,
     pin: Annotated[
         str, typer.Option(help="Under this name, keep every row that it takes to make the set again; see `nexus pins`.")
@@ -234,6 +237,7 @@ def export(
         as_known or None,
         config=config,
         assume_published=None if assume_published is None else timedelta(minutes=assume_published),
+        as_served=None if as_served is None else timedelta(minutes=as_served),
     )
     with pinned(open_market_store(config), asked, config, pin) if pin else nullcontext({}) as outcome:
         facts = exports.export(

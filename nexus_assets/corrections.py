@@ -52,9 +52,6 @@ from nexus_assets.settings import settings
 from nexus_assets.slice_ledger import ALL_SYMBOLS, WHOLE_TABLE
 from nexus_assets.transforms.correlations import HISTORY_DAYS
 
-VECTORS_KEPT = timedelta(hours=12)
-"""How long a vector may be found in Redis under its ts: longer than the time to live at 4h."""
-
 Cell = planning.Cell
 Progress = Callable[[str], None]
 
@@ -160,8 +157,8 @@ def carry_out(
 
 
 def _serve(store: MarketStore, feature_store: FeatureStore, report: Corrections) -> None:
-    """Bring Redis up to the tables: vectors of bars that are gone are removed, those that are kept under their ts are
-    replaced, and the newest are pushed as ever."""
+    """Bring Redis up to the tables: the newest vector of a bar that is gone is removed, because an older one would
+    never replace it, and the newest are pushed as ever."""
     config = settings()
     for timeframe in config.feature_timeframes:
         slots = [Slot(symbol, timeframe) for symbol in report.symbols]
@@ -170,14 +167,6 @@ def _serve(store: MarketStore, feature_store: FeatureStore, report: Corrections)
             gone = slot.symbol not in newest.index or newest[slot.symbol] < pd.Timestamp(vector.ts)
             if gone and (slot.symbol, timeframe) in report.deleted:
                 feature_store.forget([slot.symbol], [timeframe])
-    kept_from = pd.Timestamp(datetime.now(UTC) - VECTORS_KEPT)
-    for symbol in report.symbols:
-        days = {date.fromisoformat(key[:10]) for key in report.of(INDICATOR_ROWS).changed if key.endswith(symbol)}
-        if days and max(days) >= kept_from.date():
-            rows = store.read_slice(
-                INDICATOR_ROWS, symbol=symbol, first_day=kept_from.date(), end_day=max(days) + timedelta(days=1)
-            )
-            feature_store.push_features(rows[(rows["ts"] >= kept_from) & rows["slice_start"].notna()])
     push(store, feature_store, config, report.symbols).raise_failures()
 
 
@@ -223,7 +212,7 @@ class _Propagation:
             if self.write:
                 _refuse(asset.unaccounted(piece, made, raw_rows))
                 gaps = asset.gaps_of(self.store, self.sources, piece, made, self.now)
-                asset.write(self.store, piece, made, gaps, read_at)
+                asset.write(self.store, self.sources, piece, made, gaps, read_at)
         if self.write:
             self._note_change(symbol, days)
         changes = {timeframe: joined(parts) for timeframe, parts in found.items()}

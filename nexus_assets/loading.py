@@ -34,7 +34,6 @@ from nexus_assets.planning import (
     stale_cells,
     stale_days,
     undelivered_downstream,
-    worth_asking,
 )
 from nexus_assets.providers.registry import Sources
 from nexus_assets.resources import open_sources
@@ -80,8 +79,7 @@ def plan_stage(store: MarketStore, sources: Sources, config: Settings, extent: E
     """The runs that a stage needs now; none if everything is there."""
     prices_from = load_from(config, extent.first_day)
     first = prices_from - timedelta(days=correlation_reach(config))
-    gaps = worth_asking(store, sources, extent.symbols, prices_from, extent.end_day, config=config)
-    ledger = Ledger.read(store, config.symbols, first, extent.end_day, gaps)
+    ledger = Ledger.read(store, config.symbols, first, extent.end_day, config=config, sources=sources)
     if stage == "prices":
         return _split(_cells(ledger, PRICES, extent, prices_from, config), config, PRICES)
     if stage == "features":

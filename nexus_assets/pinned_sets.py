@@ -1,8 +1,9 @@
 """Pinned training sets: those that must stay possible to make again, and the rows that therefore stay.
 
 A set that is made as of an instant reads raw prices alone: of its symbols, from its start less the warm-up of its
-features on. One of the newest corrections reads the stored features, labels and correlations; the prices that these
-were made from stay as well. `nexus export --pin NAME` pins, `nexus pins remove NAME` lets go.
+features on. One as it was served reads these and the stored labels; one of the newest corrections the stored features,
+labels and correlations, and the prices that these were made from stay as well. `nexus export --pin NAME` pins, `nexus
+pins remove NAME` lets go.
 
 What belongs here: which days a request reads, and the table nexus.pinned_sets. What is dropped is decided in
 retention.py, under the same lock: a set is pinned before or after rows are dropped, never in between.
@@ -195,10 +196,14 @@ def refuse_dropped(dropped: Mapping[str, date], asked: TrainingRequest, prices_f
     Raises:
         TrainingSetError: with the table and the days.
     """
-    reads = {RAW_OHLC: prices_from} if asked.as_known else dict.fromkeys(FEATURE_TABLES[:2], features_from)
-    if asked.as_known is None and any(feature.symbol is not None for feature in asked.features):
-        reads[CORRELATION_MATRIX] = features_from
-    for table, first_day in reads.items():
+    if asked.as_known is not None:
+        reads = [(RAW_OHLC, prices_from)]
+    elif asked.as_served is not None:
+        reads = [(RAW_OHLC, prices_from), (LABELS, features_from)]
+    else:
+        joined = any(feature.symbol is not None for feature in asked.features)
+        reads = [(table, features_from) for table in FEATURE_TABLES[: 3 if joined else 2]]
+    for table, first_day in reads:
         kept_from = dropped.get(table.qualified, date.min)
         if first_day < kept_from:
             missing = (kept_from - first_day).days

@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from nexus_assets import retention
+from nexus_assets.assets.specification import WRITERS
 from nexus_assets.market_store import MarketStore
 from nexus_assets.schedules import STATUS
 from nexus_assets.schemas import ASSET_TABLES
@@ -15,6 +16,7 @@ from nexus_assets.settings import settings
 
 
 @dg.op(
+    pool=WRITERS,
     required_resource_keys={"market_store"},
     description="Drop rows that lie before their table's retention and are read by no pinned training set.",
 )

@@ -89,6 +89,9 @@ class Settings(BaseSettings):
     retention_labels: Retention = None
     retention_correlation_matrix: Retention = None
     retention_pair_rankings: Retention = None
+    keep_events_days: int = Field(30, ge=7, le=36_500)
+    keep_runs_days: int = Field(365, ge=7, le=36_500)
+    keep_ticks_days: int = Field(30, ge=1, le=36_500)
     automation: bool = True
     webserver_port: int = Field(3000, ge=1, le=65535)
 
@@ -143,6 +146,11 @@ class Settings(BaseSettings):
             mistakes.append(
                 f"NEXUS_TRAIN_END is {self.train_end} and NEXUS_VALIDATION_END is {self.validation_end}; give both, "
                 "in this order, or none"
+            )
+        if self.keep_runs_days < self.keep_events_days:
+            mistakes.append(
+                f"NEXUS_KEEP_RUNS_DAYS {self.keep_runs_days} is less than NEXUS_KEEP_EVENTS_DAYS "
+                f"{self.keep_events_days}; a run is kept at least as long as its events"
             )
         if not mistakes and any(self.retentions.values()):
             # Not needed, and not imported, where everything is kept for ever.

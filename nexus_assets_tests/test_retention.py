@@ -273,6 +273,17 @@ def test_a_set_of_the_newest_corrections_holds_features_and_labels(any_level_dat
     assert kept == {"indicators": pinned.features_from, "labels": pinned.features_from}
 
 
+def test_a_set_as_it_was_served_holds_prices_and_labels(any_level_database: Database) -> None:
+    store, chosen = MarketStore(any_level_database), config()
+    pinned = pinned_sets.pin(store, asked(chosen, as_served=timedelta(minutes=1)), chosen, "served")
+    assert pinned.reads_from(RAW_OHLC) == pinned.prices_from < SET_FROM
+    assert pinned.reads_from(LABELS) == SET_FROM
+    for table, from_day in ((RAW_OHLC, pinned.prices_from), (LABELS, SET_FROM)):
+        dropped = {table.qualified: from_day + ONE_DAY}
+        with pytest.raises(TrainingSetError, match=table.qualified):
+            pinned_sets.refuse_dropped(dropped, asked(chosen, as_served=timedelta(0)), pinned.prices_from, SET_FROM)
+
+
 def test_a_name_is_pinned_once(prices: MarketStore) -> None:
     chosen = config()
     pinned_sets.pin(prices, asked(chosen), chosen, "q1")
@@ -320,7 +331,7 @@ def make_bars(store: MarketStore, piece: Slice) -> None:
     """What the graph makes of a slice of prices, without its events."""
     now = datetime.now(UTC)
     made, _ = bars.make(store, open_sources(settings()), piece, now)
-    bars.write(store, piece, made, GAPS.empty(), now)
+    bars.write(store, open_sources(settings()), piece, made, GAPS.empty(), now)
 
 
 def make_features(store: MarketStore, piece: Slice) -> None:
