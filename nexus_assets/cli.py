@@ -4,6 +4,7 @@ next step.
 
 import json
 import sys
+from contextlib import nullcontext
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +14,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from nexus_assets import cli_corrections, cli_probe, services
+from nexus_assets import cli_corrections, cli_probe, cli_retention, services
 from nexus_assets.errors import NexusError, SettingsError
 from nexus_assets.session import CONSOLE, bring_up, home, say
 from nexus_assets.settings import apply_dotenv, project_root, settings
@@ -26,6 +27,8 @@ app = typer.Typer(
 )
 app.add_typer(cli_probe.app, name="probe")
 app.add_typer(cli_corrections.app, name="corrections")
+app.add_typer(cli_retention.app, name="retention")
+app.add_typer(cli_retention.pins, name="pins")
 
 
 class Stage(StrEnum):
@@ -201,11 +204,16 @@ def export(
     as_served: Annotated[
         float | None, typer.Option(help="Each row from what was known so many minutes after the end of its bar.")
     ] = None,
+    pin: Annotated[
+        str, typer.Option(help="Under this name, keep every row that it takes to make the set again; see `nexus pins`.")
+    ] = "",
     overwrite: Annotated[bool, typer.Option(help="Replace an export that is there.")] = False,
     verify: Annotated[bool, typer.Option(help="Compare the export in the folder with its manifest instead.")] = False,
 ) -> None:
     """Write a training set as Parquet, with a manifest that says how to make it again."""
     from nexus_assets import exports
+    from nexus_assets.pinned_sets import pinned
+    from nexus_assets.resources import open_market_store
     from nexus_assets.training_request import request
     from nexus_assets.training_sets import open_reader
 
@@ -231,14 +239,16 @@ def export(
         assume_published=None if assume_published is None else timedelta(minutes=assume_published),
         as_served=None if as_served is None else timedelta(minutes=as_served),
     )
-    facts = exports.export(
-        open_reader(asked, config),
-        asked,
-        folder,
-        config,
-        overwrite=overwrite,
-        progress=lambda symbol, rows: say(f"{symbol}: {rows:,} rows so far"),
-    )
+    with pinned(open_market_store(config), asked, config, pin) if pin else nullcontext({}) as outcome:
+        facts = exports.export(
+            open_reader(asked, config),
+            asked,
+            folder,
+            config,
+            overwrite=overwrite,
+            progress=lambda symbol, rows: say(f"{symbol}: {rows:,} rows so far"),
+        )
+        outcome["content_hash"] = facts["hashes"]["content_hash"]
     for reason, rows in facts["left_out"].items():
         say(f"Left out: {rows:,} rows, {reason}")
     size = facts["file"]["bytes"] / 1e6

@@ -34,6 +34,7 @@ from nexus_assets.feature_store import FeatureStore
 from nexus_assets.instruments import instrument
 from nexus_assets.market_store import MarketStore
 from nexus_assets.partitions import Slice, consecutive, days_between, partition_key
+from nexus_assets.pinned_sets import FEATURE_TABLES, JOINED
 from nexus_assets.proposed_market import ProposedMarket
 from nexus_assets.providers.registry import Sources
 from nexus_assets.redis_contract import Slot
@@ -58,7 +59,7 @@ Progress = Callable[[str], None]
 
 def pending(store: MarketStore, *, symbol: str | None = None, settled_before: datetime | None = None) -> set[Cell]:
     """The days of bars that were made before their raw rows changed; a raw row after 17:00 New York counts for the next
-    day as well.
+    day as well. Not those that are not made again, because retention dropped some of their prices.
 
     Args:
         symbol: Of this one only.
@@ -71,6 +72,7 @@ def pending(store: MarketStore, *, symbol: str | None = None, settled_before: da
         JOIN nexus.slices AS b ON b.table_name = 'market.bars' AND b.symbol = r.symbol AND b.day IN (r.day, r.day + 1)
         WHERE r.table_name = 'market.raw_ohlc' AND r.changed_at > b.written_at AND r.changed_at < %s
             AND r.symbol = ANY(%s)
+            AND b.day >= coalesce((SELECT made_from FROM nexus.retention WHERE table_name = 'market.bars'), b.day)
         """,
         (settled_before or datetime.max.replace(tzinfo=UTC), [symbol] if symbol else list(settings().symbols)),
     )
@@ -170,7 +172,14 @@ def carry_out(
         report.of(DATASET_SPLITS).add(DATASET_SPLITS, old, frame)
         store.replace_all(DATASET_SPLITS, frame)
         progress("splits")
-    report.months = [month for month in report.months if training_set.folder_of(config, month).is_dir()]
+    dropped = store.days_dropped_before()
+    report.months = [
+        month
+        for month in report.months
+        if training_set.folder_of(config, month).is_dir()
+        # A month of which features were dropped stays as it was written.
+        and month - JOINED >= max(dropped.get(table.qualified, date.min) for table in FEATURE_TABLES)
+    ]
     for month in report.months:
         training_set.write(store, config, month, training_set.folder_of(config, month))
         progress(f"training set of {month:%B %Y}")
@@ -270,9 +279,9 @@ class _Propagation:
         effect, days = self.report.of(table), self.reached[symbol][table.qualified]
         if not days:
             return
-        written = self.store.ledger(table, [symbol], min(days), max(days) + timedelta(days=1))
-        reached = days & set(written["day"])
-        for piece in _slices(symbol, reached | weekends_between(reached, set(written["day"]))):
+        written = self._written(table, symbol, set(days_between(min(days), max(days) + timedelta(days=1))))
+        reached = days & written
+        for piece in _slices(symbol, reached | weekends_between(reached, written)):
             effect.partitions |= {partition_key(symbol, day) for day in reached.intersection(piece.days)}
             old = self.store.read_slice(table, symbol=symbol, first_day=piece.first_day, end_day=piece.end_day)
             effect.add(table, old, compute(piece))
@@ -301,6 +310,14 @@ class _Propagation:
         if self.write:
             return asset.write(self.store, piece, results, read_at)
         return pd.concat([result.labels for result, _ in results], ignore_index=True)
+
+    def _written(self, table: Table, symbol: str, days: set[date]) -> set[date]:
+        """Those of the days on which the table was ever written, and is made again."""
+        if not days:
+            return set()
+        rows = self.store.ledger(table, [symbol], min(days), max(days) + timedelta(days=1))
+        made_from = self.store.made_from(table)
+        return {day for day in days & set(rows["day"]) if day >= made_from}
 
     # The ledger judges staleness generously, by days. What such a change did not reach is confirmed as up to date with
     # it, or the next healing would compute it for nothing.
@@ -353,7 +370,7 @@ class _Propagation:
             reach = planning.correlation_reach(config)
             first = min(change.ts[0] for change in mine.values()).date()
             end = max(change.ts[-1] for change in mine.values()).date() + timedelta(days=reach + 2)
-            written = list(self.store.ledger(CORRELATION_MATRIX, [ALL_SYMBOLS], first, end)["day"])
+            written = sorted(self._written(CORRELATION_MATRIX, ALL_SYMBOLS, set(days_between(first, end))))
             days: set[date] = set()
             for symbol, change in mine.items():
                 windows = self.store.correlation_windows(symbol, config.correlation_timeframe, first, end)
@@ -374,9 +391,7 @@ class _Propagation:
         )
         changed = {date.fromisoformat(key) for key in self.report.of(CORRELATION_MATRIX).changed}
         following = {day + timedelta(days=n) for day in changed for n in range(HISTORY_DAYS)}
-        if following:
-            ranked = self.store.ledger(PAIR_RANKINGS, [ALL_SYMBOLS], min(following), max(following) + timedelta(days=1))
-            following &= set(ranked["day"])
+        following = self._written(PAIR_RANKINGS, ALL_SYMBOLS, following)
         reader = self.store if self.write else ProposedMarket(self.store, self.proposed, (days, made))
         self._replace_days(PAIR_RANKINGS, following, lambda some: pair_rankings.compute(reader, some))
 

@@ -142,6 +142,21 @@ def _hypertables(config: Settings, _root: Path) -> Finding:
     return Finding("hypertables", "ok", f"{len(found)} hypertables")
 
 
+def _retention(config: Settings, _root: Path) -> Finding:
+    from nexus_assets import retention
+
+    kept = {name: days for name, days in config.retentions.items() if days is not None}
+    with open_market_store(config).database.session() as connection:
+        fresh, outlived = retention.conflicts(connection, config, datetime.now(UTC).date())
+    remedy = "Set it to as many days or unset it, or `nexus pins remove NAME`."
+    if fresh:
+        return Finding("retention", "failed", "; ".join(fresh), remedy)
+    if outlived:
+        return Finding("retention", "warning", f"{'; '.join(outlived)}; they are held back", remedy)
+    fact = ", ".join(f"{name} {days} days" for name, days in kept.items())
+    return Finding("retention", "ok", fact or "everything is kept for ever")
+
+
 def _database_write(config: Settings, _root: Path) -> Finding:
     database = open_market_store(config).database
     token = os.urandom(8).hex()
@@ -213,6 +228,7 @@ CHECKS: tuple[tuple[str, frozenset[str], Check], ...] = (
     ("timescaledb", frozenset({"database"}), _edition),
     ("schema", frozenset({"database"}), _schema),
     ("hypertables", frozenset({"database", "schema"}), _hypertables),
+    ("retention", frozenset({"database", "schema"}), _retention),
     ("database write", frozenset({"database", "schema"}), _database_write),
     ("redis", frozenset(), _redis),
     ("dagster storage", frozenset(), _dagster),

@@ -29,6 +29,7 @@ from nexus_assets.planning import (
     correlation_reach,
     cover,
     day_rectangles,
+    first_kept,
     load_from,
     stale_cells,
     stale_days,
@@ -36,7 +37,7 @@ from nexus_assets.planning import (
 )
 from nexus_assets.providers.registry import Sources
 from nexus_assets.resources import open_sources
-from nexus_assets.schemas import BARS, DATASET_SPLITS, LABELS, Table
+from nexus_assets.schemas import BARS, DATASET_SPLITS, LABELS, RAW_OHLC, Table
 from nexus_assets.settings import Settings
 from nexus_assets.slice_ledger import ALL_SYMBOLS, WHOLE_TABLE
 
@@ -85,7 +86,8 @@ def plan_stage(store: MarketStore, sources: Sources, config: Settings, extent: E
     if stage == "features":
         return _split(_cells(ledger, FEATURES, extent, extent.first_day, config), config, FEATURES)
     if stage == "analytics":
-        days = set(days_between(extent.first_day, extent.end_day))
+        kept = min(first_kept(config, table, ledger.made_from) for table in ANALYTICS)
+        days = set(days_between(max(extent.first_day, kept), extent.end_day))
         if not extent.again:
             days = set(
                 chain.from_iterable(
@@ -104,7 +106,9 @@ def plan_stage(store: MarketStore, sources: Sources, config: Settings, extent: E
 
 def _cells(ledger: Ledger, tables: Sequence[Table], extent: Extent, first_day: date, config: Settings) -> set[Cell]:
     if extent.again:
-        return {(symbol, day) for symbol in extent.symbols for day in days_between(first_day, extent.end_day)}
+        kept = min(first_kept(config, table, ledger.made_from) for table in tables)
+        days = days_between(max(first_day, kept), extent.end_day)
+        return {(symbol, day) for symbol in extent.symbols for day in days}
     return set().union(
         *(stale_cells(ledger, table, extent.symbols, first_day, extent.end_day, config=config) for table in tables)
     )
@@ -139,6 +143,9 @@ def load(
     """
     report = LoadReport()
     sources = open_sources(config)
+    kept = first_kept(config, RAW_OHLC, store.days_made_from())
+    if kept > extent.first_day:
+        announce(f"Prices before {kept} lie before their retention (NEXUS_RETENTION_RAW_OHLC); they are not loaded")
     _await_earlier(instance, announce, console)
     began = datetime.now(UTC)
     plan = f"load {began.isoformat(timespec='seconds')}"

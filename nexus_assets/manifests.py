@@ -121,7 +121,7 @@ def manifest(asked: TrainingRequest, contents: Contents, dropped: Counter[str]) 
         "columns": [{"name": n, "type": t, "unit": u} for n, t, u in contents.columns],
         "hashes": contents.hashes(),
         "rebuild": {
-            "query": _query(asked),
+            "query": query_of(asked),
             "code_version": {
                 "indicators": INDICATORS_VERSION,
                 "labels": LABELS_VERSION,
@@ -138,7 +138,8 @@ def manifest(asked: TrainingRequest, contents: Contents, dropped: Counter[str]) 
     }
 
 
-def _query(asked: TrainingRequest) -> dict[str, Any]:
+def query_of(asked: TrainingRequest) -> dict[str, Any]:
+    """The request as JSON can hold it."""
     split = asked.split
     if isinstance(split, TimeSplit):
         own = {name: value if name == "part" else value.isoformat() for name, value in asdict(split).items()}

@@ -19,6 +19,22 @@ class MarketCounts:
     def __init__(self, database: Database) -> None:
         self.database = database
 
+    def days_made_from(self) -> dict[str, date]:
+        """By table, the day before which nothing is made again, because it, or what it is made from, was dropped."""
+        rows = self.database.rows("SELECT table_name, made_from FROM nexus.retention WHERE made_from IS NOT NULL")
+        return {row["table_name"]: row["made_from"] for row in rows}
+
+    def made_from(self, table: Table) -> date:
+        """The day before which nothing of a table is made again."""
+        return self.days_made_from().get(table.qualified, date.min)
+
+    def days_dropped_before(self) -> dict[str, date]:
+        """By table, the day before which rows were dropped by retention."""
+        rows = self.database.rows(
+            "SELECT table_name, dropped_before FROM nexus.retention WHERE dropped_before IS NOT NULL"
+        )
+        return {row["table_name"]: row["dropped_before"] for row in rows}
+
     def table_counts(self) -> dict[str, int]:
         """The exact number of rows of each table, by schema.table."""
         query = " UNION ALL ".join(

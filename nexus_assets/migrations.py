@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal, LiteralString, cast
@@ -108,7 +108,8 @@ def migrate(
 
     Raises:
         MigrationError: a released file changed, the database is newer than the code, a file failed (everything of
-            that file is rolled back), the start day moved forward, or the catalogue of symbols was reordered.
+            that file is rolled back), the start day moved forward, the catalogue of symbols was reordered, or a
+            retention is too short for a pinned training set.
         DatabaseError: the database cannot be reached.
     """
     with database.session() as connection, _one_at_a_time(connection, progress):
@@ -123,6 +124,7 @@ def migrate(
         with connection.transaction():
             _keep_first_day(connection, settings.start_day)
             _keep_symbol_order(connection, tuple(i.symbol for i in INSTRUMENTS))
+            report.messages += _keep_retention(connection, settings)
         report.version = max(_applied(connection), default=0)
     return report
 
@@ -330,6 +332,14 @@ def _keep_first_day(connection: psycopg.Connection, start_day: date) -> None:
         )
     if stored != start_day.isoformat():
         _set_meta(connection, "first_day", start_day.isoformat())
+
+
+def _keep_retention(connection: psycopg.Connection, settings: Settings) -> list[str]:
+    """Take over how long rows are kept, or refuse it."""
+    # Imported here: decisions about retention need most of the package, a migration otherwise nothing of it.
+    from nexus_assets import retention
+
+    return retention.accept(connection, settings, datetime.now(UTC).date())
 
 
 def _keep_symbol_order(connection: psycopg.Connection, symbols: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from math import ceil
 from typing import ClassVar
 
@@ -90,16 +90,29 @@ def load_from(config: Settings, first_day: date) -> date:
     return max(config.start_day, first_day - timedelta(days=reach))
 
 
+def first_kept(config: Settings, table: Table, made_from: Mapping[str, date]) -> date:
+    """The first day of a table that is loaded or made: earlier ones lie before its retention, or they, or what they are
+    made from, were dropped.
+
+    Args:
+        made_from: By table, from nexus.retention.
+    """
+    days = config.retentions.get(table.name)
+    begins = datetime.now(UTC).date() - timedelta(days=days) if days else date.min
+    return max(begins, made_from.get(table.qualified, date.min))
+
+
 @dataclass
 class Ledger:
-    """When each slice was written and last changed, from nexus.slices; and which days of prices are worth asking for
-    again, from market.gaps."""
+    """When each slice was written and last changed, from nexus.slices; which days of prices are worth asking for again,
+    from market.gaps; and from which day on each table is made again, from nexus.retention."""
 
     _VALUES: ClassVar = ("written_at", "changed_at", "rows", "complete", "code_version", "inputs")
 
     rows: Mapping[tuple[str, str, date], tuple[datetime, datetime, int, bool, int, str]] = field(default_factory=dict)
     worth_asking: Collection[Cell] = frozenset()
     inputs: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    made_from: Mapping[str, date] = field(default_factory=dict)
 
     @classmethod
     def read(
@@ -128,14 +141,16 @@ class Ledger:
             keys = zip(frame["table_name"], frame["symbol"], frame["day"], strict=True)
             values = zip(*(frame[name] for name in cls._VALUES), strict=True)
             rows.update(zip(keys, values, strict=True))
+        made_from = store.days_made_from()
         if config is None or sources is None:
-            return cls(rows)
+            return cls(rows, made_from=made_from)
         fingerprints = {
             (table.qualified, symbol): inputs_of(table, symbol, sources, config)
             for table in (BARS, LABELS)
             for symbol in symbols
         }
-        return cls(rows, worth_asking(store, sources, symbols, first_day, end_day, config=config), fingerprints)
+        gaps = worth_asking(store, sources, symbols, first_day, end_day, config=config)
+        return cls(rows, gaps, fingerprints, made_from)
 
     def newest_change(self, table: str) -> datetime | None:
         """When the content of any slice of a table last changed, as far as it was read."""
@@ -204,8 +219,12 @@ def stale_cells(
     }
     table = target.qualified
     found: set[Cell] = set()
+    prices_from = first_kept(config, RAW_OHLC, ledger.made_from)
     for symbol in symbols:
-        for day in days_between(first_day, end_day):
+        for day in days_between(max(first_day, first_kept(config, target, ledger.made_from)), end_day):
+            origins = {(table, symbol, day), (reach.get(table, (table,))[0], symbol, day)}
+            if day < prices_from and not origins & ledger.rows.keys():
+                continue  # never loaded, and its prices lie before their retention
             written = ledger.written(table, symbol, day)
             if written is None or not ledger.complete(table, symbol, day):
                 found.add((symbol, day))
@@ -266,7 +285,11 @@ def stale_days(
     """The same for a table by day: correlations and rankings."""
     table, reach = target.qualified, correlation_reach(config)
     found = set()
-    for day in days_between(first_day, end_day):
+    prices_from = first_kept(config, RAW_OHLC, ledger.made_from)
+    for day in days_between(max(first_day, first_kept(config, target, ledger.made_from)), end_day):
+        origins = {(table, ALL_SYMBOLS, day), *((BARS.qualified, symbol, day) for symbol in symbols)}
+        if day < prices_from and not origins & ledger.rows.keys():
+            continue  # never loaded, and its prices lie before their retention
         written = ledger.written(table, ALL_SYMBOLS, day)
         window = days_between(day - timedelta(days=reach), day + timedelta(days=1))
         if (

@@ -535,6 +535,46 @@ SLICES = Table(
     time_column=None,
 )
 
+RETENTION = Table(
+    "nexus",
+    "retention",
+    "How long the rows of a table are kept, and what was dropped.",
+    (
+        Column("table_name", "text", "schema.table."),
+        Column("days", "integer", "The setting that was last accepted; NULL for ever.", "days", nullable=True,
+               bounds=(1, None)),
+        Column("dropped_before", "date", "Earlier days were dropped, at least in part; NULL where none was.",
+               nullable=True),
+        Column("made_from", "date", "Earlier days are not made again: they, or what they are made from, were dropped; "
+               "NULL where none was.", nullable=True),
+        Column("changed_at", "timestamp", "When this row last changed."),
+    ),
+    key=("table_name",),
+    time_column=None,
+)  # fmt: skip
+
+PINNED_SETS = Table(
+    "nexus",
+    "pinned_sets",
+    "Training sets that must stay possible to make again: no row that one of them reads is dropped.",
+    (
+        Column("name", "text", "As it was given to nexus export --pin."),
+        Column("symbols", "text", "Symbols whose rows it reads, separated by spaces."),
+        Column("range_start", "timestamp", "First ts, inclusive."),
+        Column("range_end", "timestamp", "End of ts, exclusive."),
+        Column("as_known", "timestamp", "The instant as of which it is made; NULL for the newest corrections.",
+               nullable=True),
+        Column("prices_from", "date", "First day of market.raw_ohlc that it is made from, warm-up included."),
+        Column("features_from", "date", "First day of the stored features, labels and correlations that it reads; NULL "
+               "where it is made from prices alone.", nullable=True),
+        Column("query", "text", "The request as JSON, as in the manifest."),
+        Column("content_hash", "text", "As in the manifest; NULL where the export has not ended.", nullable=True),
+        Column("pinned_at", "timestamp", "When it was pinned."),
+    ),
+    key=("name",),
+    time_column=None,
+)  # fmt: skip
+
 ASSET_TABLES: tuple[Table, ...] = (
     RAW_OHLC, BARS, INDICATOR_ROWS, LABELS, DATASET_SPLITS, CORRELATION_MATRIX, PAIR_RANKINGS,
 )  # fmt: skip
@@ -542,6 +582,7 @@ ASSET_TABLES: tuple[Table, ...] = (
 
 TABLES: tuple[Table, ...] = (
     *ASSET_TABLES, QUARANTINED_BARS, GAPS, DISAGREEMENTS, DELIVERIES, FAILED_REQUESTS, MARKET_SESSIONS, SLICES,
+    RETENTION, PINNED_SETS,
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from nexus_assets import instruments
@@ -23,6 +23,18 @@ MAX_PARTITIONS = 100_000
 """Dagster's advice for one asset; beyond it the UI and the daemon become slow."""
 
 Listed = Annotated[tuple[str, ...], NoDecode]
+
+
+def _days(value: Any) -> Any:
+    """`365` or `365 days`; nothing for ever."""
+    if isinstance(value, str):
+        text = value.strip()
+        return (text.removesuffix("days").removesuffix("day").strip() or value) if text else None
+    return value
+
+
+Retention = Annotated[Annotated[int, Field(ge=1, le=36_500)] | None, BeforeValidator(_days)]
+"""Days for which rows are kept; None for ever."""
 TimeframeList = Annotated[tuple[Timeframe, ...], NoDecode]
 
 
@@ -70,6 +82,13 @@ class Settings(BaseSettings):
     training_label: str = "forward_return_24h"
     demo_days: int = Field(45, ge=1, le=400)
     healing_days: int = Field(14, ge=1, le=366)
+    retention_raw_ohlc: Retention = None
+    retention_quarantined_bars: Retention = None
+    retention_bars: Retention = None
+    retention_indicators: Retention = None
+    retention_labels: Retention = None
+    retention_correlation_matrix: Retention = None
+    retention_pair_rankings: Retention = None
     keep_events_days: int = Field(30, ge=7, le=36_500)
     keep_runs_days: int = Field(365, ge=7, le=36_500)
     keep_ticks_days: int = Field(30, ge=1, le=36_500)
@@ -134,9 +153,22 @@ class Settings(BaseSettings):
                 f"NEXUS_KEEP_RUNS_DAYS {self.keep_runs_days} is less than NEXUS_KEEP_EVENTS_DAYS "
                 f"{self.keep_events_days}; a run is kept at least as long as its events"
             )
+        if not mistakes and any(self.retentions.values()):
+            # Not needed, and not imported, where everything is kept for ever.
+            from nexus_assets.retention import too_short
+
+            mistakes += too_short(self)
         if mistakes:
             raise ValueError("; ".join(mistakes))
         return self
+
+    @property
+    def retentions(self) -> dict[str, int | None]:
+        """Days for which the rows of each table are kept, None for ever, by the table's name without its schema."""
+        start = "retention_"
+        return {
+            name.removeprefix(start): getattr(self, name) for name in Settings.model_fields if name.startswith(start)
+        }
 
     @property
     def timeframes(self) -> tuple[Timeframe, ...]:

@@ -5,7 +5,7 @@ or the days alone for tables by day; a row belongs to the UTC day in which its b
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
 import numpy as np
@@ -103,6 +103,9 @@ def replace_slices(
 ) -> list[WriteCounts]:
     """Replace the slice in each table, in one transaction; the first table is the asset that the ledger is kept for.
 
+    Days before the one in nexus.retention from which the first table is made are left alone: what they were made from
+    was dropped, so the new rows would only seem to be right.
+
     Args:
         frames: Target and its new rows, in any order of rows. No rows for a day empties it.
         complete: By day, what the ledger says of it; default: whether the day is over.
@@ -120,16 +123,20 @@ def replace_slices(
 
     def work(connection: psycopg.Connection) -> list[WriteCounts]:
         database.lock(connection, slice_lock(first, where.symbol))
-        written = [_replace(database, connection, target, rows, where) for target, rows in checked]
+        kept = _from_day(where, _made_from(connection, first))
+        if kept is None:
+            return [WriteCounts(0, len(where.days)) for _ in checked]
+        inside = [(t, rows if kept is where else _inside(t, rows, kept)) for t, rows in checked]
+        written = [_replace(database, connection, target, rows, kept) for target, rows in inside]
         counts, changed = written[0][0], written[0][1]
-        per_day = np.bincount(_positions(checked[0][0], checked[0][1], where), minlength=len(where.days))
+        per_day = np.bincount(_positions(inside[0][0], inside[0][1], kept), minlength=len(kept.days))
         record(
             connection,
             first,
             where.symbol or ALL_SYMBOLS,
             [
                 LedgerRow(day, int(count), bool(differs), (complete or {}).get(day))
-                for day, count, differs in zip(where.days, per_day, changed, strict=True)
+                for day, count, differs in zip(kept.days, per_day, changed, strict=True)
             ],
             code_version=version,
             read_at=read_at,
@@ -138,6 +145,24 @@ def replace_slices(
         return [counts, *(more for more, _ in written[1:])]
 
     return database.run(work)
+
+
+def _made_from(connection: psycopg.Connection, table: Table) -> date:
+    row = connection.execute(
+        "SELECT made_from FROM nexus.retention WHERE table_name = %s AND made_from IS NOT NULL", (table.qualified,)
+    ).fetchone()
+    return row[0] if row else date.min
+
+
+def _from_day(where: SliceRange, first_day: date) -> SliceRange | None:
+    """The part of a slice from a day on; None where nothing is left of it."""
+    if where.first_day >= first_day:
+        return where
+    return None if where.end_day <= first_day else replace(where, first_day=first_day)
+
+
+def _inside(target: Target, rows: pa.Table, where: SliceRange) -> pa.Table:
+    return rows.filter(pa.array(_positions(target, rows, where) >= 0)).combine_chunks()
 
 
 def replace_table(

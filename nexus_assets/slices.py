@@ -13,7 +13,7 @@ import pandas as pd
 
 from nexus_assets.errors import NexusError
 from nexus_assets.materializations import attach_metadata, record_written
-from nexus_assets.partitions import Slice, day_of_rows, partition_key, slices_of
+from nexus_assets.partitions import Slice, day_of_rows, parse_key, partition_key, slices_of
 
 Metadata = Mapping[str, Any]
 Work = Callable[[Slice], Mapping[date, Metadata]]
@@ -45,14 +45,21 @@ class SliceReport:
         return "\n".join(shown)
 
 
-def materialise(context: dg.AssetExecutionContext, work: Work) -> SliceReport:
+def materialise(context: dg.AssetExecutionContext, work: Work, *, made_from: date = date.min) -> SliceReport:
     """Do the work of every slice of this run and go on after an error of ours.
 
     `work` writes one slice in one transaction and returns the metadata of each of its days. Errors that are not
-    ours are bugs: what was written so far is recorded, and they stop the step.
+    ours are bugs: what was written so far is recorded, and they stop the step. Days before `made_from` are left as they
+    are: they, or what they are made from, were dropped.
     """
     report = SliceReport()
-    pieces = slices_of(context.partition_keys)
+    keys = [key for key in context.partition_keys if parse_key(key)[1] >= made_from]
+    if len(keys) < len(context.partition_keys):
+        left = len(context.partition_keys) - len(keys)
+        context.log.warning(
+            f"{left} partitions before {made_from} are left as they are: retention dropped their prices"
+        )
+    pieces = slices_of(keys)
     try:
         for number, piece in enumerate(pieces, start=1):
             try:

@@ -180,12 +180,18 @@ def training_set(
 
 
 def open_reader(asked: TrainingRequest, config: Settings) -> Reader:
-    """The stored market, the market as it was known at the instant that was asked for, or as it was served."""
+    """The stored market, the market as it was known at the instant that was asked for, or as it was served.
+
+    Raises:
+        TrainingSetError: rows that the set reads were dropped by retention.
+    """
     from nexus_assets.as_known import known_market
     from nexus_assets.as_served import served_market
+    from nexus_assets.pinned_sets import refuse_if_dropped
     from nexus_assets.resources import open_market_store
 
     store = open_market_store(config)
+    refuse_if_dropped(store, asked, config)
     if asked.as_served is not None:
         return served_market(store, asked.as_served, config, asked.assume_published)
     return store if asked.as_known is None else known_market(store, asked.as_known, config, asked.assume_published)

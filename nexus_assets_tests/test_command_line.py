@@ -76,6 +76,7 @@ def test_migrate_plans_first_and_doctor_then_finds_everything_well(root: Path, s
         "timescaledb": "ok",
         "schema": "ok",
         "hypertables": "ok",
+        "retention": "ok",
         "database write": "ok",
         "redis": "ok",
         "dagster storage": "warning",

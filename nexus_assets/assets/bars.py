@@ -60,7 +60,7 @@ def bars(
         return describe(made, gaps, piece, plot=draw and piece.days[-1] == last_days[piece.symbol])
 
     last_days, draw = last_day_by_symbol(context), wants_plots(context)
-    report = materialise(context, work)
+    report = materialise(context, work, made_from=market_store.made_from(BARS))
     yield dg.AssetCheckResult(
         check_name=ACCOUNTED.name,
         passed=not lost,

@@ -56,7 +56,7 @@ def indicators(
             values["columns_computed"] = computed
         return described
 
-    report = materialise(context, work)
+    report = materialise(context, work, made_from=market_store.made_from(INDICATOR_ROWS))
     yield dg.AssetCheckResult(
         check_name=BOUNDS.name,
         passed=not outside,

@@ -62,7 +62,7 @@ def labels(
             values["expected"] = sum(result.expected.get(day, 0) for result, _ in results)
         return described
 
-    report = materialise(context, work)
+    report = materialise(context, work, made_from=market_store.made_from(LABELS))
     immature = [key for key, values in report.written.items() if values["matured"] < values["expected"]]
     if immature:
         context.log.warning(f"{len(immature)} partitions are not mature yet; newest {max(immature)}")

@@ -60,7 +60,7 @@ def raw_ohlc(
         cells.update({(piece.symbol, day): described[day]["dagster/row_count"] for day in piece.days})
         return described
 
-    report = materialise(context, work)
+    report = materialise(context, work, made_from=market_store.made_from(RAW_OHLC))
     if wants_plots(context):
         _attach_plot(report.written, cells)
     yield accounted(market_store, deliveries)

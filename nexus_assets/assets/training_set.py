@@ -18,6 +18,7 @@ from nexus_assets.exports import DATA, export
 from nexus_assets.market_store import MarketStore
 from nexus_assets.materializations import attach_metadata, record_written
 from nexus_assets.partitions import months_partitions
+from nexus_assets.pinned_sets import refuse_if_dropped
 from nexus_assets.schemas import DATASET_SPLITS, INDICATOR_ROWS, LABELS
 from nexus_assets.settings import Settings, project_root, settings
 from nexus_assets.training_request import request
@@ -82,7 +83,7 @@ def write(store: MarketStore, config: Settings, month: date, folder: Path) -> di
     """Export a month of every symbol; returns the manifest.
 
     Raises:
-        TrainingSetError: there is no row, or the folder cannot be written to.
+        TrainingSetError: there is no row, some were dropped by retention, or the folder cannot be written to.
     """
     end_day = (month + timedelta(days=31)).replace(day=1)
     start, end = trading_calendar.slice_bounds(config.serving_timeframe, month, end_day)
@@ -97,6 +98,7 @@ def write(store: MarketStore, config: Settings, month: date, folder: Path) -> di
         None,
         config=config,
     )
+    refuse_if_dropped(store, asked, config)
     return export(store, asked, folder, config, overwrite=True)
 
 
