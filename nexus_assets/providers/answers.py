@@ -255,9 +255,12 @@ class Page:
         self.items.append(item)
 
     def reject(self, item: Any, why: str, *, ts: int | None = None) -> None:
-        """A row that was not; `ts` where at least its time could be read."""
+        """A row that was not; `ts` where at least its time could be read. It is left out where its bar is not over."""
         self.rows += 1
         near = self.last_open if ts is None else ts
+        if ts is not None and self._last_over < ts < self._end:
+            self.incomplete += 1
+            return
         if near is None or self._start <= near < self._end:
             self.unusable.append(Unusable(near, item, why))
 

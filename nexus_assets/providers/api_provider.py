@@ -46,7 +46,9 @@ class ApiProvider(ABC):
 
     def serves(self, symbol: str, timeframe: str) -> bool:
         """Whether the API has the symbol and the timeframe."""
-        return timeframe in self.timeframes and spells(self.name, symbol)
+        if timeframe not in self.timeframes or not spells(self.name, symbol):
+            return False
+        return self.places(spelling(self.name, symbol), timeframe)
 
     def available(self, symbol: str, timeframe: str) -> tuple[datetime, datetime] | None:
         """None: the API does not say how far it reaches back.
@@ -81,12 +83,17 @@ class ApiProvider(ABC):
     def spelled(self, symbol: str, timeframe: str) -> Spelling:
         """What the API is asked for. Raises UnknownSymbolError."""
         row = spelling(self.name, symbol)
-        if timeframe not in self.timeframes:
+        if timeframe not in self.timeframes or not self.places(row, timeframe):
+            shorter = ", ".join(t for t in self.timeframes if self.places(row, t))
             raise UnknownSymbolError(
                 f"{self.name} has no {timeframe} bars of {symbol} that this project can place in time.",
-                next_step=f"It has {', '.join(self.timeframes)}; longer bars are made of these.",
+                next_step=f"It has {shorter}; longer bars are made of these.",
             )
         return row
+
+    def places(self, row: Spelling, timeframe: str) -> bool:
+        """Whether the times of such bars are their opens."""
+        return True
 
     @abstractmethod
     def next_call(self, request: Request, row: Spelling, now: datetime, pages: Sequence[Page]) -> Call | None:

@@ -18,6 +18,7 @@ from nexus_assets.errors import (
     TransientProviderError,
     UnknownSymbolError,
 )
+from nexus_assets.providers import oanda
 from nexus_assets.providers.answers import deliver
 from nexus_assets.providers.interface import Provider
 from nexus_assets.providers.oanda import OandaProvider, parse, parse_quote, requests_for
@@ -106,6 +107,16 @@ def test_long_candles_across_changes_of_the_clock_are_asked_and_delivered_once(t
     assert delivery.equal_repeats == 0
     assert transport.asked[0].params["dailyAlignment"] == "17"
     assert transport.asked[0].params["alignmentTimezone"] == "America/New_York"
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_a_page_may_end_with_the_day_of_25_hours(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oanda, "PAGE_CANDLES", size)
+    delivery = provider(ScriptedTransport(Market())).fetch(ask("EURUSD", "1d", "2024-10-28", "2024-11-09"))
+    assert list(delivery.bars["ts"]) == list(
+        trading_calendar.expected("fx", utc("2024-10-28"), utc("2024-11-09"), "1d")
+    )
+    assert delivery.equal_repeats == 0
 
 
 def test_a_day_takes_one_request_also_where_a_weekend_follows() -> None:
