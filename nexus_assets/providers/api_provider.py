@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from pydantic import SecretStr
 
@@ -11,11 +11,21 @@ from nexus_assets.errors import PermanentProviderError, ProviderError, UnknownSy
 from nexus_assets.providers.answers import Kinds, Page, Subject, check_part, deliver, failure, refused
 from nexus_assets.providers.interface import Delivery, Request
 from nexus_assets.providers.spellings import Spelling, spelling, spells
-from nexus_assets.providers.transport import Call, Transport
+from nexus_assets.providers.transport import Call, Response, Transport
 
 MAX_PAGES = 10_000
+
+Read = TypeVar("Read")
 SHORTEST_KEY = 6
 """Shorter keys are demonstration words; masking them in an answer could change its data."""
+
+
+class _NoBarsError(PermanentProviderError):
+    """Carries `empty_answer` out of the transport, for which an error's status is always an error."""
+
+    def __init__(self, empty_answer: bytes) -> None:
+        super().__init__("The answer only says that there are no bars.")
+        self.empty_answer = empty_answer
 
 
 class ApiProvider(ABC):
@@ -71,14 +81,20 @@ class ApiProvider(ABC):
         now = self._now()
         pages: list[Page] = []
         while call := self.next_call(request, row, now, pages):
-            page = self.parse(self._ask(call, request), call.part or request, now)
-            if call.part is not None:
-                check_part(self.name, page)
-            pages.append(page)
+            pages.append(self._page(call, request, now))
             self._check_progress(request, pages)
         self.check_reach(request, now, pages)
         source = f"{self.name} {row.text} {self.timeframes[request.timeframe]}"
         return deliver(self.name, request, pages, self.kinds(row), source=source)
+
+    def _page(self, call: Call, request: Request, now: datetime) -> Page:
+        def read(body: bytes) -> Page:
+            page = self.parse(body, call.part or request, now)
+            if call.part is not None:
+                check_part(self.name, page)
+            return page
+
+        return self.ask(call, call.part or request, read)
 
     def spelled(self, symbol: str, timeframe: str) -> Spelling:
         """What the API is asked for. Raises UnknownSymbolError."""
@@ -131,21 +147,40 @@ class ApiProvider(ABC):
             )
         return self._key.get_secret_value()
 
-    def _ask(self, call: Call, subject: Subject) -> bytes:
-        """The body of a successful answer, without the key, which some APIs repeat in their messages."""
+    def ask(self, call: Call, subject: Subject, read: Callable[[bytes], Read]) -> Read:
+        """What `read` makes of the answer to a call.
+
+        The transport lets it look at each attempt's answer, so that one that cannot be read is tried again, and counts
+        as a failure of the provider.
+
+        Raises:
+            ProviderError: from the transport, from `read`, or what the API says is wrong.
+        """
         headers, secrets = self.authorisation()
-        response = self._transport.get(
-            f"{self._base_url}{call.path}",
-            params={**call.params, **secrets},
-            headers=headers,
-            secret_params=tuple(secrets),
-        )
+        found: list[Read] = []
+        try:
+            self._transport.get(
+                f"{self._base_url}{call.path}",
+                params={**call.params, **secrets},
+                headers=headers,
+                secret_params=tuple(secrets),
+                examine=lambda response: found.append(read(self._checked(response, subject))),
+            )
+        except _NoBarsError as nothing:
+            return read(nothing.empty_answer)
+        return found[-1]
+
+    def _checked(self, response: Response, subject: Subject) -> bytes:
+        """The body of a successful answer, without the key, which some APIs repeat in their messages."""
         body = self._without_key(response.body)
+        success = 200 <= response.status < 300
         empty = self.no_data(response.status, body)
         if empty is not None:
-            return empty
+            if success:
+                return empty
+            raise _NoBarsError(empty)
         error = self.refusal(response.status, body, subject)
-        if error is None and not 200 <= response.status < 300:
+        if error is None and not success:
             error = refused(response.status, body, self.name, subject, key_setting=self.key_setting)
         if error is not None:
             raise error

@@ -107,8 +107,6 @@ def _next_start(request: Request, pages: Sequence[Page], end: datetime) -> datet
     start, before = _end_of_last(page), request.start
     if len(pages) > 1:
         before = _end_of_last(pages[-2])
-    if start >= end or page.rows < _candles_between(request, before, end) - 1:
-        return None
     if start <= before:
         raise failure(
             TransientProviderError,
@@ -118,6 +116,8 @@ def _next_start(request: Request, pages: Sequence[Page], end: datetime) -> datet
             page.items[-1] if page.items else None,
             next_step="A page was delivered twice, or a stale one; ask again.",
         )
+    if start >= end or page.rows < _candles_between(request, before, end) - 1:
+        return None
     asset_class = instrument(request.symbol).asset_class
     opens = trading_calendar.bar_opens(request.timeframe, start, end)
     return start if trading_calendar.allowed(asset_class, opens, request.timeframe, NAME).any() else None
@@ -322,4 +322,5 @@ class OandaProvider(ApiProvider):
                 f"{NAME} tells the quote of {symbol} only to an account.", next_step="Set OANDA_ACCOUNT_ID in .env."
             )
         path = f"/v3/accounts/{self._account_id.get_secret_value()}/pricing"
-        return parse_quote(self._ask(Call(path, {"instruments": text}), f"the quote of {symbol}"), symbol)
+        call = Call(path, {"instruments": text})
+        return self.ask(call, f"the quote of {symbol}", lambda body: parse_quote(body, symbol))

@@ -1,6 +1,6 @@
 """What the providers need of HTTP. The client that keeps time limits, budgets and secrets implements it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -43,18 +43,22 @@ class Transport(Protocol):
         params: Mapping[str, str | SecretStr],
         headers: Mapping[str, str | SecretStr],
         secret_params: Sequence[str] = (),
+        examine: Callable[[Response], None] | None = None,
     ) -> Response:
-        """The answer, also where its status is an error that the provider explains in the body.
+        """The answer.
 
         Args:
             url: Without a query.
             params: The query. A SecretStr is shown to the server only.
             headers: As params.
             secret_params: Names in `params` whose values must never be printed.
+            examine: Looks at every answer, 4xx included, before it counts as a success, and raises a ProviderError for
+                one that is none; a transient one may be tried again.
 
         Raises:
             TransientProviderError: no answer was had in time, or the server asks to wait.
             PermanentProviderError: the server will not answer.
+            ProviderError: from `examine`.
         """
         ...
 

@@ -9,7 +9,9 @@ from typing import Any
 import orjson
 from pydantic import SecretStr
 
+from nexus_assets.errors import PermanentProviderError
 from nexus_assets.providers.interface import Request
+from nexus_assets.providers.transport import Response
 
 KEY = SecretStr("k3y-0f-a-us3r-8261")
 
@@ -58,10 +60,16 @@ class ScriptedTransport:
         params: Mapping[str, str | SecretStr],
         headers: Mapping[str, str | SecretStr],
         secret_params: Sequence[str] = (),
+        examine: Callable[[Response], None] | None = None,
     ) -> Answer:
         asked = Asked(url, _shown(params), _shown(headers), tuple(secret_params))
         self.asked.append(asked)
-        return self._script(asked)
+        answer = self._script(asked)
+        if examine:
+            examine(answer)
+        if not 200 <= answer.status < 300:
+            raise PermanentProviderError(f"The server answered {answer.status}.")
+        return answer
 
 
 def _shown(values: Mapping[str, str | SecretStr]) -> dict[str, str]:

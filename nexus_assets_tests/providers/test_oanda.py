@@ -237,6 +237,13 @@ def test_a_page_that_is_delivered_twice_is_a_fault_and_not_the_end() -> None:
         provider(transport).fetch(ask("EURUSD", "1h", "2023-01-01", "2025-01-01"))
 
 
+def test_a_stale_page_is_a_fault_and_not_the_end() -> None:
+    with pytest.raises(TransientProviderError, match="only earlier candles"):
+        provider(answering(body(candle(utc("2025-04-01T10:00:00"))))).fetch(
+            ask("EURUSD", "1h", "2025-05-01", "2025-05-02")
+        )
+
+
 def _asked() -> Asked:
     params = {"granularity": "H1", "count": "5000", "from": "2023-01-01T00:00:00.000000000Z", "price": "MBA"}
     return Asked("", params, {}, ())
