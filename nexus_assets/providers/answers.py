@@ -1,4 +1,4 @@
-"""From an API's answer to a delivery: what all APIs have in common when JSON, numbers and times are read.
+"""Reading an API's answer: JSON, numbers and times, and errors that say where something is wrong.
 
 An answer is accepted or refused as a whole, and a row of it likewise:
 
@@ -6,44 +6,30 @@ An answer is accepted or refused as a whole, and a row of it likewise:
   a SourceFormatError; nothing of such an answer is kept.
 - A row whose time or numbers cannot be read is rejected as `unusable_key` with its text. A missing (null) price is not
   unreadable: the bar is delivered without it and judged later.
-- A bar that is not over yet is left out; it comes again when it is. So is a row outside the asked range, which an API
-  adds because it pages by count or by day.
 
 Errors name the provider, the symbol, the range and the place in the answer.
 """
 
 import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-import numpy as np
 import orjson
-import pandas as pd
 
-from nexus_assets.errors import PermanentProviderError, ProviderError, SourceFormatError, TransientProviderError
-from nexus_assets.instruments import InstrumentKind, PriceKind, VolumeKind
-from nexus_assets.providers.interface import (
-    BAR_COLUMNS,
-    TS_DTYPE,
-    VALUE_COLUMNS,
-    Delivery,
-    Request,
-    bar_frame,
-    empty_rejected,
-    rejected_frame,
-    settle_repeats,
+from nexus_assets.errors import (
+    PermanentProviderError,
+    ProviderError,
+    SourceFormatError,
+    TransientProviderError,
+    UnknownSymbolError,
 )
-from nexus_assets.timeframes import length
+from nexus_assets.providers.interface import Request
+from nexus_assets.providers.spellings import recognise
 
 EXCERPT_LENGTH = 160
 EARLIEST, LATEST = datetime(1970, 1, 2, tzinfo=UTC), datetime(2069, 1, 1, tzinfo=UTC)
 """Times outside are not believed; 0 and the largest integers are what broken clocks and programs print."""
-
-FUTURE_TOLERANCE = timedelta(days=1)
-"""A bar that opens later than this is a wrong time, not a clock that differs from ours."""
 
 TRANSIENT_STATUSES = frozenset({408, 425, 429})
 MISSING = math.nan
@@ -121,6 +107,43 @@ def member(holder: Any, name: str | int, kind: type, provider: str, subject: Sub
     return value
 
 
+def cell(row: Any, name: str) -> Any:
+    """row[name] of one row.
+
+    Raises:
+        ValueError: the row is no object, or has no such member.
+    """
+    if not isinstance(row, dict) or name not in row:
+        raise ValueError(f"there is no {name!r}")
+    return row[name]
+
+
+def check_symbol(provider: str, request: Request, text: Any, *, bars: Any = None, expected_bars: Any = None) -> None:
+    """Refuse an answer about another symbol, or bars of another length, as a cache or a proxy may give.
+
+    Args:
+        text: The provider's spelling in the answer, None where it names none.
+        bars, expected_bars: The length of the bars in the answer, None where it tells none, and the one asked for.
+
+    Raises:
+        TransientProviderError: it is about something else.
+    """
+    try:
+        symbol = request.symbol if text is None else recognise(provider, str(text)).symbol
+    except UnknownSymbolError:
+        symbol = ""
+    if symbol != request.symbol or (bars is not None and bars != expected_bars):
+        told = [excerpt_of(part) for part in (text, bars) if part is not None]
+        raise failure(
+            TransientProviderError,
+            provider,
+            request,
+            "the answer is about something else",
+            " ".join(told),
+            next_step="Ask again.",
+        )
+
+
 def number(value: Any) -> float:
     """A number, also one printed as text; NaN for null.
 
@@ -140,6 +163,20 @@ def number(value: Any) -> float:
     if not math.isfinite(found):
         raise ValueError(f"{excerpt_of(value)} is not finite")
     return found
+
+
+def bar_values(
+    open_: Any, high: Any, low: Any, close: Any, volume: Any = None, spread: float = MISSING
+) -> tuple[float, ...]:
+    """VALUE_COLUMNS of one row.
+
+    Raises:
+        ValueError: a number cannot be read, or the volume is negative.
+    """
+    traded = number(volume)
+    if traded < 0:
+        raise ValueError(f"the volume {excerpt_of(volume)} is negative")
+    return (number(open_), number(high), number(low), number(close), traded, spread)
 
 
 def instant(micros: int) -> int:
@@ -192,166 +229,6 @@ def datetime_of(micros: int) -> datetime:
     return _EPOCH + timedelta(microseconds=micros)
 
 
-# Pages
-
-
-@dataclass(frozen=True, slots=True)
-class Unusable:
-    """A row that cannot be a bar: `near` is the open of the readable row before it, None without one."""
-
-    near: int | None
-    item: Any
-    why: str
-
-
-@dataclass
-class Page:
-    """What one answer held, in ascending order of time.
-
-    Attributes:
-        ts: Opens of the bars of the range that are over, microseconds since 1970 UTC.
-        values: VALUE_COLUMNS of each.
-        items: Each row as it was printed.
-        unusable: Rows that cannot be bars.
-        rows: Every row of the answer, whatever became of it.
-        incomplete: Rows left out because their bar is not over.
-        first_open: The earliest readable open, also outside of the range; None without one.
-        last_open: The open of the last readable row, also outside of the range; None without one.
-        next_page: What to ask for next, where the API says it.
-    """
-
-    request: Request
-    now: datetime
-    ts: list[int] = field(default_factory=list)
-    values: list[tuple[float, ...]] = field(default_factory=list)
-    items: list[Any] = field(default_factory=list)
-    unusable: list[Unusable] = field(default_factory=list)
-    rows: int = 0
-    incomplete: int = 0
-    first_open: int | None = None
-    last_open: int | None = None
-    next_page: str | None = None
-
-    def __post_init__(self) -> None:
-        self._start, self._end = micros_of(self.request.start), micros_of(self.request.end)
-        self._last_over = micros_of(self.now) - length(self.request.timeframe) // timedelta(microseconds=1)
-        self._furthest = micros_of(self.now + FUTURE_TOLERANCE)
-
-    def add(self, ts: int, values: tuple[float, ...], item: Any, *, complete: bool = True) -> None:
-        """A row that was read. `values` are VALUE_COLUMNS; `complete` is the API's word, the clock decides as well."""
-        if ts > self._furthest:
-            self.reject(item, f"its time, {datetime_of(ts):%Y-%m-%dT%H:%M:%SZ}, lies in the future")
-            return
-        self.rows += 1
-        self.first_open = ts if self.first_open is None else min(self.first_open, ts)
-        self.last_open = ts
-        if not self._start <= ts < self._end:
-            return
-        if not complete or ts > self._last_over:
-            self.incomplete += 1
-            return
-        self.ts.append(ts)
-        self.values.append(values)
-        self.items.append(item)
-
-    def reject(self, item: Any, why: str, *, ts: int | None = None) -> None:
-        """A row that was not; `ts` where at least its time could be read. It is left out where its bar is not over."""
-        self.rows += 1
-        near = self.last_open if ts is None else ts
-        if ts is not None and self._last_over < ts < self._end:
-            self.incomplete += 1
-            return
-        if near is None or self._start <= near < self._end:
-            self.unusable.append(Unusable(near, item, why))
-
-
-def bar_values(
-    open_: Any, high: Any, low: Any, close: Any, volume: Any = None, spread: float = MISSING
-) -> tuple[float, ...]:
-    """VALUE_COLUMNS of one row.
-
-    Raises:
-        ValueError: a number cannot be read, or the volume is negative.
-    """
-    traded = number(volume)
-    if traded < 0:
-        raise ValueError(f"the volume {excerpt_of(volume)} is negative")
-    return (number(open_), number(high), number(low), number(close), traded, spread)
-
-
-# Deliveries
-
-
-@dataclass(frozen=True, slots=True)
-class Kinds:
-    """What the numbers of a delivery are of."""
-
-    price: PriceKind
-    volume: VolumeKind
-    instrument: InstrumentKind
-
-
-def deliver(provider: str, request: Request, pages: Sequence[Page], kinds: Kinds, *, source: str) -> Delivery:
-    """The pages of a request, in the order in which they were answered, as one delivery.
-
-    Args:
-        source: What was asked, such as `oanda EUR_USD H1`. It must not change from request to request: rejected rows
-            are told apart by it and by their text.
-    """
-    values = np.array([row for page in pages for row in page.values], dtype="float64").reshape(-1, len(VALUE_COLUMNS))
-    ts = np.array([ts for page in pages for ts in page.ts], dtype="int64").astype("datetime64[us]")
-    frame = bar_frame(pd.DatetimeIndex(ts).tz_localize("UTC"), values.T)
-    frame["row"] = np.arange(len(frame))
-    unique, conflicting, equal_repeats = settle_repeats(frame)
-    bars = unique.sort_values("ts", kind="stable").loc[:, list(BAR_COLUMNS)].reset_index(drop=True)
-    incomplete = sum(page.incomplete for page in pages)
-    notes = [f"{len(pages)} request{'' if len(pages) == 1 else 's'}", "not adjusted"]
-    if incomplete:
-        notes.append(f"{incomplete} bar{'' if incomplete == 1 else 's'} not over yet left out")
-    return Delivery(
-        provider=provider,
-        request=request,
-        bars=bars,
-        rejected=_rejected(request, pages, conflicting, source),
-        equal_repeats=equal_repeats,
-        price_kind=kinds.price,
-        volume_kind=kinds.volume,
-        instrument_kind=kinds.instrument,
-        source=f"{source}, {', '.join(notes)}",
-    )
-
-
-def _rejected(request: Request, pages: Sequence[Page], conflicting: pd.DataFrame, source: str) -> pd.DataFrame:
-    parts = []
-    unusable = [row for page in pages for row in page.unusable]
-    if unusable:
-        start = micros_of(request.start)
-        near = np.array([start if row.near is None else row.near for row in unusable], dtype="int64")
-        rows = pd.DataFrame({"ts": pd.DatetimeIndex(near.astype("datetime64[us]")).tz_localize("UTC")})
-        parts.append(_with_texts(rows, [row.item for row in unusable], source, [row.why for row in unusable]))
-    if len(conflicting):
-        items = [item for page in pages for item in page.items]
-        wanted = [items[row] for row in conflicting["row"]]
-        why = ["differs from the first row of its ts"] * len(wanted)
-        parts.append(_with_texts(conflicting, wanted, source, why, rule="conflicting_repeat"))
-    if not parts:
-        return empty_rejected()
-    return pd.concat(parts, ignore_index=True).sort_values("ts", kind="stable", ignore_index=True)
-
-
-def _with_texts(
-    rows: pd.DataFrame, items: Iterable[Any], source: str, why: list[str], rule: str = "unusable_key"
-) -> pd.DataFrame:
-    texts = [orjson.dumps(item, default=str).decode() for item in items]
-    rows = rows.assign(
-        ts=rows["ts"].astype(TS_DTYPE),
-        origin=pd.Series(source, index=rows.index, dtype="str"),
-        content=pd.Series(texts, index=rows.index, dtype="str"),
-        detail=pd.Series(why, index=rows.index, dtype="str"),
-    )
-    return rejected_frame(rows, rule)
-
-
 def refused(status: int, body: bytes, provider: str, subject: Subject, *, key_setting: str) -> ProviderError:
     """The error of an answer whose status is not a success and whose body the provider does not explain."""
     if status in TRANSIENT_STATUSES or status >= 500:
@@ -364,31 +241,4 @@ def refused(status: int, body: bytes, provider: str, subject: Subject, *, key_se
         next_step += "does not include this."
     return failure(
         PermanentProviderError, provider, subject, f"the server answered {status}", body, next_step=next_step
-    )
-
-
-def parts(request: Request, span: timedelta, now: datetime) -> list[Request]:
-    """The range in parts of at most `span`, ascending, without what has not begun yet."""
-    end = min(request.end, now)
-    found, start = [], request.start
-    while start < end:
-        found.append(replace(request, start=start, end=min(start + span, end)))
-        start = found[-1].end
-    return found
-
-
-def check_part(provider: str, page: Page) -> None:
-    """Refuse the answer to a part of a range that holds rows, but none of that part.
-
-    Raises:
-        TransientProviderError: so it is; to take it for "no bars" would lose some.
-    """
-    if page.first_open is None or page.ts or page.incomplete or page.unusable:
-        return
-    raise failure(
-        TransientProviderError,
-        provider,
-        page.request,
-        f"the answer holds {page.rows:,} rows from {datetime_of(page.first_open):%Y-%m-%dT%H:%MZ}, none of the range",
-        next_step="It is stale, or the answer to another request; ask again.",
     )

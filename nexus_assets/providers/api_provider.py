@@ -8,8 +8,9 @@ from typing import ClassVar, TypeVar
 from pydantic import SecretStr
 
 from nexus_assets.errors import PermanentProviderError, ProviderError, UnknownSymbolError
-from nexus_assets.providers.answers import Kinds, Page, Subject, check_part, deliver, failure, refused
+from nexus_assets.providers.answers import Subject, failure, refused
 from nexus_assets.providers.interface import Delivery, Request
+from nexus_assets.providers.pages import Kinds, Page, check_part, deliver
 from nexus_assets.providers.spellings import Spelling, spelling, spells
 from nexus_assets.providers.transport import Call, Response, Transport
 
@@ -37,21 +38,23 @@ class ApiProvider(ABC):
     name: ClassVar[str]
     key_setting: ClassVar[str]
     """The setting that holds the key, for messages; empty where the API has none."""
+    url: ClassVar[str]
+    """Where the API is, unless told otherwise."""
     timeframes: ClassVar[Mapping[str, str]]
     """{our timeframe: the API's}."""
 
     def __init__(
         self,
         transport: Transport,
-        key: SecretStr | None,
+        key: SecretStr | None = None,
         *,
-        base_url: str,
+        base_url: str | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """`now` says what time it is (tz-aware): a bar that is not over is never delivered."""
         self._transport = transport
         self._key = key
-        self._base_url = base_url.rstrip("/")
+        self._base_url = (base_url or self.url).rstrip("/")
         self._now = now
 
     def serves(self, symbol: str, timeframe: str) -> bool:
@@ -80,7 +83,7 @@ class ApiProvider(ABC):
         row = self.spelled(request.symbol, request.timeframe)
         now = self._now()
         pages: list[Page] = []
-        while call := self.next_call(request, row, now, pages):
+        while call := self.next_call(request, now, pages):
             pages.append(self._page(call, request, now))
             self._check_progress(request, pages)
         self.check_reach(request, now, pages)
@@ -111,9 +114,14 @@ class ApiProvider(ABC):
         """Whether the times of such bars are their opens."""
         return True
 
-    @abstractmethod
-    def next_call(self, request: Request, row: Spelling, now: datetime, pages: Sequence[Page]) -> Call | None:
+    def next_call(self, request: Request, now: datetime, pages: Sequence[Page]) -> Call | None:
         """What to ask after the pages that were answered; None when the range is complete."""
+        calls = self.calls(request, now)
+        return calls[len(pages)] if len(pages) < len(calls) else None
+
+    def calls(self, request: Request, now: datetime) -> list[Call]:
+        """All requests of a range, where they are known beforehand. Raises PermanentProviderError."""
+        return []
 
     @abstractmethod
     def parse(self, body: bytes, request: Request, now: datetime) -> Page:

@@ -35,10 +35,10 @@ from nexus_assets.errors import (
 from nexus_assets.instruments import PriceKind, instrument
 from nexus_assets.providers.answers import (
     MISSING,
-    Kinds,
-    Page,
     Subject,
     bar_values,
+    cell,
+    check_symbol,
     datetime_of,
     failure,
     instant,
@@ -49,8 +49,9 @@ from nexus_assets.providers.answers import (
 )
 from nexus_assets.providers.api_provider import ApiProvider
 from nexus_assets.providers.interface import Request
+from nexus_assets.providers.pages import Kinds, Page
 from nexus_assets.providers.quotes import Quote
-from nexus_assets.providers.spellings import Spelling, recognise, spelling
+from nexus_assets.providers.spellings import Spelling, spelling
 from nexus_assets.providers.transport import Call, Transport
 from nexus_assets.timeframes import length
 
@@ -150,35 +151,20 @@ def parse(body: bytes, request: Request, now: datetime, *, price_kind: PriceKind
     """
     answer = read_json(body, NAME, request)
     candles = member(answer, "candles", list, NAME, request)
-    _check_subject(answer, request)
+    # Some answers print DE30/EUR for DE30_EUR.
+    name = answer.get("instrument")
+    name = name.replace("/", "_") if isinstance(name, str) else name
+    granularity = GRANULARITIES[request.timeframe]
+    check_symbol(NAME, request, name, bars=answer.get("granularity"), expected_bars=granularity)
     page = Page(request, now)
     for candle in candles:
         ts = None
         try:
-            ts = candle_time(_get(candle, "time"))
-            page.add(ts, _values(candle, price_kind), candle, complete=_flag(_get(candle, "complete")))
+            ts = candle_time(cell(candle, "time"))
+            page.add(ts, _values(candle, price_kind), candle, complete=_flag(cell(candle, "complete")))
         except ValueError as error:
             page.reject(candle, str(error), ts=ts)
     return page
-
-
-def _check_subject(answer: Any, request: Request) -> None:
-    """Refuse candles of something else, which a cache or a proxy may answer with."""
-    granularity, name = answer.get("granularity"), answer.get("instrument")
-    try:
-        # Some answers print DE30/EUR for DE30_EUR.
-        symbol = recognise(NAME, name.replace("/", "_")).symbol if isinstance(name, str) else request.symbol
-    except UnknownSymbolError:
-        symbol = name
-    if symbol != request.symbol or granularity not in (None, GRANULARITIES[request.timeframe]):
-        raise failure(
-            TransientProviderError,
-            NAME,
-            request,
-            "the answer is about something else",
-            {"instrument": name, "granularity": granularity},
-            next_step="Ask again.",
-        )
 
 
 def candle_time(value: Any) -> int:
@@ -199,12 +185,6 @@ def _micros(fraction: str | None) -> int:
     return int((fraction or "0").ljust(6, "0")[:6])
 
 
-def _get(candle: Any, name: str) -> Any:
-    if not isinstance(candle, dict) or name not in candle:
-        raise ValueError(f"there is no {name!r}")
-    return candle[name]
-
-
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError("'complete' is neither true nor false")
@@ -212,12 +192,12 @@ def _flag(value: Any) -> bool:
 
 
 def _values(candle: Any, price_kind: PriceKind) -> tuple[float, ...]:
-    prices = _get(candle, price_kind)
+    prices = cell(candle, price_kind)
     spread = MISSING
     if "bid" in candle and "ask" in candle:
         # Rounded because the difference of two decimal fractions is not one.
-        spread = round(number(_get(candle["ask"], "c")) - number(_get(candle["bid"], "c")), 9)
-    open_, high, low, close = (_get(prices, letter) for letter in "ohlc")
+        spread = round(number(cell(candle["ask"], "c")) - number(cell(candle["bid"], "c")), 9)
+    open_, high, low, close = (cell(prices, letter) for letter in "ohlc")
     return bar_values(open_, high, low, close, candle.get("volume"), spread)
 
 
@@ -238,8 +218,8 @@ def parse_quote(body: bytes, symbol: str) -> Quote:
             raise failure(TransientProviderError, NAME, subject, "there is no bid or no ask now", price)
         try:
             # The first of each side is the best one.
-            bid, ask = (number(_get(side[0], "price")) for side in sides)
-            time = datetime_of(candle_time(_get(price, "time")))
+            bid, ask = (number(cell(side[0], "price")) for side in sides)
+            time = datetime_of(candle_time(cell(price, "time")))
         except ValueError as error:
             raise failure(SourceFormatError, NAME, subject, str(error), price) from None
         return Quote(symbol, bid, ask, (bid + ask) / 2, time)
@@ -269,16 +249,17 @@ class OandaProvider(ApiProvider):
 
     name: ClassVar[str] = NAME
     key_setting: ClassVar[str] = "OANDA_API_KEY"
+    url: ClassVar[str] = PRACTICE_URL
     timeframes: ClassVar[Mapping[str, str]] = GRANULARITIES
 
     def __init__(
         self,
         transport: Transport,
-        key: SecretStr | None,
+        key: SecretStr | None = None,
         *,
         account_id: SecretStr | None = None,
         price_kind: PriceKind = "mid",
-        base_url: str = PRACTICE_URL,
+        base_url: str | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """`account_id` is needed for quotes only; `price_kind` is mid, bid or ask.
@@ -294,7 +275,7 @@ class OandaProvider(ApiProvider):
         self._price_kind: PriceKind = price_kind
         self._account_id = account_id
 
-    def next_call(self, request: Request, row: Spelling, now: datetime, pages: Sequence[Page]) -> Call | None:
+    def next_call(self, request: Request, now: datetime, pages: Sequence[Page]) -> Call | None:
         return requests_for(request, now, pages, price_kind=self._price_kind)
 
     def parse(self, body: bytes, request: Request, now: datetime) -> Page:

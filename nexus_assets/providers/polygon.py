@@ -16,8 +16,8 @@ A recorded answer shows days of currencies opening at 00:00 UTC, and `v` equal t
 `adjusted=false` is asked for. A ticker that does not exist is answered like a range without bars.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from itertools import pairwise
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, urlsplit
@@ -33,10 +33,10 @@ from nexus_assets.errors import (
     UnknownSymbolError,
 )
 from nexus_assets.providers.answers import (
-    Kinds,
-    Page,
     Subject,
     bar_values,
+    cell,
+    check_symbol,
     datetime_of,
     failure,
     member,
@@ -47,9 +47,10 @@ from nexus_assets.providers.answers import (
 )
 from nexus_assets.providers.api_provider import ApiProvider
 from nexus_assets.providers.interface import Request
+from nexus_assets.providers.pages import Kinds, Page
 from nexus_assets.providers.quotes import Quote
-from nexus_assets.providers.spellings import Spelling, recognise, spelling
-from nexus_assets.providers.transport import Call, Transport
+from nexus_assets.providers.spellings import Spelling, spelling
+from nexus_assets.providers.transport import Call
 
 NAME = "polygon"
 URL = "https://api.polygon.io"
@@ -109,7 +110,7 @@ def parse(body: bytes, request: Request, now: datetime) -> Page:
     """
     answer = read_json(body, NAME, request)
     status = member(answer, "status", str, NAME, request)
-    _check_ticker(answer, request)
+    check_symbol(NAME, request, answer.get("ticker"))
     page = Page(request, now)
     if answer.get("results") is None:
         if answer.get("resultsCount"):
@@ -118,8 +119,8 @@ def parse(body: bytes, request: Request, now: datetime) -> Page:
     for bar in member(answer, "results", list, NAME, request):
         ts = None
         try:
-            ts = unix_time(_get(bar, "t"), per_second=1000)
-            open_, high, low, close = (_get(bar, letter) for letter in "ohlc")
+            ts = unix_time(cell(bar, "t"), per_second=1000)
+            open_, high, low, close = (cell(bar, letter) for letter in "ohlc")
             page.add(ts, bar_values(open_, high, low, close, _ticks(bar, request)), bar)
         except ValueError as error:
             page.reject(bar, str(error), ts=ts)
@@ -140,26 +141,8 @@ def _link(link: Any, request: Request) -> str:
     return f"{parts.path}?{parts.query}"
 
 
-def _check_ticker(answer: Any, request: Request) -> None:
-    text = answer.get("ticker")
-    try:
-        symbol = recognise(NAME, text).symbol if isinstance(text, str) else request.symbol
-    except UnknownSymbolError:
-        symbol = text
-    if symbol != request.symbol:
-        raise failure(
-            TransientProviderError, NAME, request, "the answer is about something else", text, next_step="Ask again."
-        )
-
-
 def _ticks(bar: Any, request: Request) -> Any:
     return bar.get("v") if spelling(NAME, request.symbol).text.startswith("C:") else None
-
-
-def _get(bar: Any, name: str) -> Any:
-    if not isinstance(bar, dict) or name not in bar:
-        raise ValueError(f"there is no {name!r}")
-    return bar[name]
 
 
 def parse_quote(body: bytes, symbol: str) -> Quote:
@@ -175,8 +158,8 @@ def parse_quote(body: bytes, symbol: str) -> Quote:
     if answer.get("symbol", _pair(symbol)) != _pair(symbol):
         raise failure(TransientProviderError, NAME, subject, "the answer is about something else", answer)
     try:
-        bid, ask = number(_get(last, "bid")), number(_get(last, "ask"))
-        time = datetime_of(unix_time(_get(last, "timestamp"), per_second=1000))
+        bid, ask = number(cell(last, "bid")), number(cell(last, "ask"))
+        time = datetime_of(unix_time(cell(last, "timestamp"), per_second=1000))
     except ValueError as error:
         raise failure(SourceFormatError, NAME, subject, str(error), last) from None
     return Quote(symbol, bid, ask, (bid + ask) / 2, time)
@@ -213,23 +196,14 @@ class PolygonProvider(ApiProvider):
 
     name: ClassVar[str] = NAME
     key_setting: ClassVar[str] = "POLYGON_API_KEY"
+    url: ClassVar[str] = URL
     timeframes: ClassVar[Mapping[str, str]] = RANGES
-
-    def __init__(
-        self,
-        transport: Transport,
-        key: SecretStr | None,
-        *,
-        base_url: str = URL,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
-        super().__init__(transport, key, base_url=base_url, now=now)
 
     def places(self, row: Spelling, timeframe: str) -> bool:
         """Daily bars of indices are stamped with midnight in New York, which is not when they open."""
         return timeframe != "1d" or row.instrument_kind == "spot"
 
-    def next_call(self, request: Request, row: Spelling, now: datetime, pages: Sequence[Page]) -> Call | None:
+    def next_call(self, request: Request, now: datetime, pages: Sequence[Page]) -> Call | None:
         return requests_for(request, now, pages)
 
     def parse(self, body: bytes, request: Request, now: datetime) -> Page:

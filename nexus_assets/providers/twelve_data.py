@@ -18,8 +18,8 @@ currencies run through the weekend; so a part of a range is as long as 5,000 bar
 and there is no quote with bid and ask.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 import orjson
@@ -32,21 +32,12 @@ from nexus_assets.errors import (
     TransientProviderError,
     UnknownSymbolError,
 )
-from nexus_assets.providers.answers import (
-    Kinds,
-    Page,
-    Subject,
-    bar_values,
-    failure,
-    member,
-    parts,
-    read_json,
-    utc_time,
-)
+from nexus_assets.providers.answers import Subject, bar_values, cell, check_symbol, failure, member, read_json, utc_time
 from nexus_assets.providers.api_provider import ApiProvider
 from nexus_assets.providers.interface import Request
-from nexus_assets.providers.spellings import Spelling, recognise, spelling
-from nexus_assets.providers.transport import Call, Transport
+from nexus_assets.providers.pages import Kinds, Page, parts
+from nexus_assets.providers.spellings import Spelling, spelling
+from nexus_assets.providers.transport import Call
 from nexus_assets.timeframes import length
 
 NAME = "twelve_data"
@@ -92,7 +83,9 @@ def parse(body: bytes, request: Request, now: datetime) -> Page:
     """
     answer = read_json(body, NAME, request)
     rows = member(answer, "values", list, NAME, request)
-    _check_meta(answer.get("meta"), request)
+    meta = answer.get("meta") if isinstance(answer.get("meta"), dict) else {}
+    interval = INTERVALS[request.timeframe]
+    check_symbol(NAME, request, meta.get("symbol"), bars=meta.get("interval"), expected_bars=interval)
     page = Page(request, now)
     for row in reversed(rows) if _newest_first(rows) else rows:
         ts = None
@@ -110,39 +103,14 @@ def _newest_first(rows: list[Any]) -> bool:
 
 
 def _open_of(row: Any) -> int:
-    time = _get(row, "datetime")
+    time = cell(row, "datetime")
     if isinstance(time, str) and len(time) == len("2024-05-01"):
         raise ValueError(f"the time {time!r} is a day of an exchange, not an instant")
     return utc_time(time)
 
 
-def _get(row: Any, name: str) -> Any:
-    if not isinstance(row, dict) or name not in row:
-        raise ValueError(f"there is no {name!r}")
-    return row[name]
-
-
 def _prices(row: Any) -> tuple[Any, Any, Any, Any]:
-    return _get(row, "open"), _get(row, "high"), _get(row, "low"), _get(row, "close")
-
-
-def _check_meta(meta: Any, request: Request) -> None:
-    if not isinstance(meta, dict):
-        meta = {}
-    text, interval = meta.get("symbol"), meta.get("interval")
-    try:
-        symbol = recognise(NAME, text).symbol if isinstance(text, str) else request.symbol
-    except UnknownSymbolError:
-        symbol = text
-    if symbol != request.symbol or interval not in (None, INTERVALS[request.timeframe]):
-        raise failure(
-            TransientProviderError,
-            NAME,
-            request,
-            "the answer is about something else",
-            {"symbol": text, "interval": interval},
-            next_step="Ask again.",
-        )
+    return cell(row, "open"), cell(row, "high"), cell(row, "low"), cell(row, "close")
 
 
 def explanation(body: bytes) -> tuple[int, str] | None:
@@ -197,21 +165,11 @@ class TwelveDataProvider(ApiProvider):
 
     name: ClassVar[str] = NAME
     key_setting: ClassVar[str] = "TWELVEDATA_API_KEY"
+    url: ClassVar[str] = URL
     timeframes: ClassVar[Mapping[str, str]] = INTERVALS
 
-    def __init__(
-        self,
-        transport: Transport,
-        key: SecretStr | None,
-        *,
-        base_url: str = URL,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
-        super().__init__(transport, key, base_url=base_url, now=now)
-
-    def next_call(self, request: Request, row: Spelling, now: datetime, pages: Sequence[Page]) -> Call | None:
-        calls = requests_for(request, now)
-        return calls[len(pages)] if len(pages) < len(calls) else None
+    def calls(self, request: Request, now: datetime) -> list[Call]:
+        return requests_for(request, now)
 
     def parse(self, body: bytes, request: Request, now: datetime) -> Page:
         return parse(body, request, now)

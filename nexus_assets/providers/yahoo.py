@@ -14,8 +14,8 @@ price at an odd second, not a bar, and is left out. `quote` is not adjusted for 
 have no splits. Yahoo does not say whether prices of currencies are bid, ask or mid: they are declared `last`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 from urllib.parse import quote as url_quote
 
@@ -25,24 +25,14 @@ from nexus_assets.errors import (
     PermanentProviderError,
     ProviderError,
     SourceFormatError,
-    TransientProviderError,
     UnknownSymbolError,
 )
-from nexus_assets.providers.answers import (
-    Kinds,
-    Page,
-    Subject,
-    bar_values,
-    failure,
-    member,
-    parts,
-    read_json,
-    unix_time,
-)
+from nexus_assets.providers.answers import Subject, bar_values, check_symbol, failure, member, read_json, unix_time
 from nexus_assets.providers.api_provider import ApiProvider
 from nexus_assets.providers.interface import Request
-from nexus_assets.providers.spellings import Spelling, recognise, spelling
-from nexus_assets.providers.transport import Call, Transport
+from nexus_assets.providers.pages import Kinds, Page, parts
+from nexus_assets.providers.spellings import Spelling, spelling
+from nexus_assets.providers.transport import Call
 
 NAME = "yahoo"
 URL = "https://query2.finance.yahoo.com"
@@ -116,15 +106,7 @@ def parse(body: bytes, request: Request, now: datetime) -> Page:
 def _check_meta(meta: Any, request: Request) -> None:
     if not isinstance(meta, dict):
         meta = {}
-    text = meta.get("symbol")
-    try:
-        symbol = recognise(NAME, text).symbol if isinstance(text, str) else request.symbol
-    except UnknownSymbolError:
-        symbol = text
-    if symbol != request.symbol:
-        raise failure(
-            TransientProviderError, NAME, request, "the answer is about something else", text, next_step="Ask again."
-        )
+    check_symbol(NAME, request, meta.get("symbol"))
     granularity = meta.get("dataGranularity", INTERVALS[request.timeframe])
     if {"60m": "1h"}.get(str(granularity), granularity) != INTERVALS[request.timeframe]:
         raise failure(
@@ -224,12 +206,8 @@ class YahooProvider(ApiProvider):
 
     name: ClassVar[str] = NAME
     key_setting: ClassVar[str] = ""
+    url: ClassVar[str] = URL
     timeframes: ClassVar[Mapping[str, str]] = INTERVALS
-
-    def __init__(
-        self, transport: Transport, *, base_url: str = URL, now: Callable[[], datetime] = lambda: datetime.now(UTC)
-    ) -> None:
-        super().__init__(transport, None, base_url=base_url, now=now)
 
     def places(self, row: Spelling, timeframe: str) -> bool:
         """Daily bars of futures and indices are stamped with the day of their session, which opens earlier or later."""
@@ -245,9 +223,8 @@ class YahooProvider(ApiProvider):
         now = self._now()
         return (now - REACH[timeframe], now) if timeframe in REACH else None
 
-    def next_call(self, request: Request, row: Spelling, now: datetime, pages: Sequence[Page]) -> Call | None:
-        calls = requests_for(request, now)
-        return calls[len(pages)] if len(pages) < len(calls) else None
+    def calls(self, request: Request, now: datetime) -> list[Call]:
+        return requests_for(request, now)
 
     def parse(self, body: bytes, request: Request, now: datetime) -> Page:
         return parse(body, request, now)

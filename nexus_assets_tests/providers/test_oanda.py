@@ -19,9 +19,9 @@ from nexus_assets.errors import (
     UnknownSymbolError,
 )
 from nexus_assets.providers import oanda
-from nexus_assets.providers.answers import deliver
 from nexus_assets.providers.interface import Provider
 from nexus_assets.providers.oanda import OandaProvider, parse, parse_quote, requests_for
+from nexus_assets.providers.pages import deliver
 from nexus_assets.providers.quotes import Quoting
 from nexus_assets.providers.spellings import SPELLINGS
 from nexus_assets.timeframes import length
@@ -358,7 +358,7 @@ def test_recorded_times_in_unix_seconds_are_read(real_data: Path) -> None:
 
 def test_recorded_candles_of_an_instrument_that_nobody_asked_for_are_refused(real_data: Path) -> None:
     raw = recorded(real_data, "oanda/candles_DE30_EUR_M5_mid.json")
-    with pytest.raises(TransientProviderError, match="DE30/EUR"):
+    with pytest.raises(TransientProviderError, match="DE30_EUR M5"):
         parse(raw, ask("NAS100", "5m", "2016-10-17", "2016-10-18"), NOW)
 
 
