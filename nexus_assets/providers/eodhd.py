@@ -116,8 +116,7 @@ def _check_clock(row: Any, ts: int) -> None:
     if row.get("datetime") is None:
         return
     wall = micros_of(wall_time(row["datetime"]).replace(tzinfo=UTC))
-    offset = number(row.get("gmtoffset") or 0)
-    if wall not in (ts, ts + round(offset * _SECOND)):
+    if wall - ts not in (0, number(row.get("gmtoffset") or 0) * _SECOND):
         raise ValueError("the row's timestamp and datetime are different times")
 
 

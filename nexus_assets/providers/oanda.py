@@ -196,7 +196,7 @@ def _values(candle: Any, price_kind: PriceKind) -> tuple[float, ...]:
     spread = MISSING
     if "bid" in candle and "ask" in candle:
         # Rounded because the difference of two decimal fractions is not one.
-        spread = round(number(cell(candle["ask"], "c")) - number(cell(candle["bid"], "c")), 9)
+        spread = number(round(number(cell(candle["ask"], "c")) - number(cell(candle["bid"], "c")), 9))
     open_, high, low, close = (cell(prices, letter) for letter in "ohlc")
     return bar_values(open_, high, low, close, candle.get("volume"), spread)
 

@@ -198,6 +198,7 @@ def test_a_candle_whose_time_or_numbers_cannot_be_read_is_rejected_with_its_text
         candle(ten + timedelta(hours=1)) | {"mid": {"o": "1.1", "h": "1.2", "l": "1.0"}},
         candle(ten + timedelta(hours=1)) | {"complete": "yes"},
         candle(ten + timedelta(hours=1)) | {"volume": -3},
+        candle(ten + timedelta(hours=1)) | {"bid": {"c": "-1e308"}, "ask": {"c": "1e308"}},
         candle(utc("2031-01-01")),
         "candle",
     ]
