@@ -36,6 +36,7 @@ from nexus_assets.errors import (
 )
 from nexus_assets.instruments import instrument
 from nexus_assets.providers.answers import (
+    TOO_MANY_REQUESTS,
     Subject,
     bar_values,
     cell,
@@ -188,7 +189,7 @@ def refusal(status: int, body: bytes, subject: Subject) -> ProviderError | None:
         text = str(answer.get("Note") or answer.get("Information"))
         if "Note" in answer or any(word in text.lower() for word in _BUSY):
             return failure(
-                TransientProviderError, NAME, subject, "too many requests", text, next_step="Wait, or use another plan."
+                TOO_MANY_REQUESTS, NAME, subject, "too many requests", text, next_step="Wait, or use another plan."
             )
         return failure(
             PermanentProviderError,

@@ -32,6 +32,8 @@ EARLIEST, LATEST = datetime(1970, 1, 2, tzinfo=UTC), datetime(2069, 1, 1, tzinfo
 """Times outside are not believed; 0 and the largest integers are what broken clocks and programs print."""
 
 TRANSIENT_STATUSES = frozenset({408, 425, 429})
+TOO_MANY_REQUESTS: type[TransientProviderError] = TransientProviderError
+"""What an answer is that says so in its body, whatever its status."""
 MISSING = math.nan
 
 _SECOND = 1_000_000

@@ -26,10 +26,10 @@ from nexus_assets.errors import (
     PermanentProviderError,
     ProviderError,
     SourceFormatError,
-    TransientProviderError,
     UnknownSymbolError,
 )
 from nexus_assets.providers.answers import (
+    TOO_MANY_REQUESTS,
     Subject,
     bar_values,
     cell,
@@ -135,7 +135,7 @@ def refusal(status: int, body: bytes, subject: Subject) -> ProviderError | None:
         return None
     if b"limit" in body.lower():
         return failure(
-            TransientProviderError,
+            TOO_MANY_REQUESTS,
             NAME,
             subject,
             "the calls of the day are used up",

@@ -33,6 +33,7 @@ from nexus_assets.errors import (
     UnknownSymbolError,
 )
 from nexus_assets.providers.answers import (
+    TOO_MANY_REQUESTS,
     Subject,
     bar_values,
     cell,
@@ -180,14 +181,14 @@ def refusal(status: int, body: bytes, subject: Subject) -> ProviderError | None:
     if not isinstance(answer, dict) or answer.get("status") not in _REFUSED:
         return None
     text = str(answer.get("error") or answer.get("message") or answer)
-    kind = TransientProviderError if "exceeded" in text else PermanentProviderError
+    kind = TOO_MANY_REQUESTS if "exceeded" in text else PermanentProviderError
     return failure(
         kind,
         NAME,
         subject,
         f"Polygon refuses it as {answer['status']}",
         text,
-        next_step="Wait a minute." if kind is TransientProviderError else "Check POLYGON_API_KEY and its plan.",
+        next_step="Wait a minute." if kind is TOO_MANY_REQUESTS else "Check POLYGON_API_KEY and its plan.",
     )
 
 

@@ -32,7 +32,18 @@ from nexus_assets.errors import (
     TransientProviderError,
     UnknownSymbolError,
 )
-from nexus_assets.providers.answers import Subject, bar_values, cell, check_symbol, failure, member, read_json, utc_time
+from nexus_assets.providers.answers import (
+    TOO_MANY_REQUESTS,
+    TRANSIENT_STATUSES,
+    Subject,
+    bar_values,
+    cell,
+    check_symbol,
+    failure,
+    member,
+    read_json,
+    utc_time,
+)
 from nexus_assets.providers.api_provider import ApiProvider
 from nexus_assets.providers.interface import Request
 from nexus_assets.providers.pages import Kinds, Page, parts
@@ -45,8 +56,6 @@ URL = "https://api.twelvedata.com"
 PAGE_ROWS = 5_000
 INTERVALS: Mapping[str, str] = {"1m": "1min", "5m": "5min", "15m": "15min", "1h": "1h", "4h": "4h"}
 NO_BARS = b'{"meta":{},"values":[],"status":"ok"}'
-
-_TRANSIENT = (408, 425, 429)
 
 
 def requests_for(request: Request, now: datetime) -> list[Call]:
@@ -131,9 +140,9 @@ def refusal(status: int, body: bytes, subject: Subject) -> ProviderError | None:
     if error is None:
         return None
     code, message = error
-    if code in _TRANSIENT or code >= 500 or status >= 500:
+    if code in TRANSIENT_STATUSES or code >= 500 or status >= 500:
         return failure(
-            TransientProviderError,
+            TOO_MANY_REQUESTS if code == 429 else TransientProviderError,
             NAME,
             subject,
             f"Twelve Data refuses it for now ({code})",
