@@ -84,17 +84,18 @@ class ApiProvider(ABC):
         now = self._now()
         pages: list[Page] = []
         while call := self.next_call(request, now, pages):
-            pages.append(self._page(call, request, now))
+            pages.append(self._page(call, request, now, pages))
             self._check_progress(request, pages)
         self.check_reach(request, now, pages)
         source = f"{self.name} {row.text} {self.timeframes[request.timeframe]}"
         return deliver(self.name, request, pages, self.kinds(row), source=source)
 
-    def _page(self, call: Call, request: Request, now: datetime) -> Page:
+    def _page(self, call: Call, request: Request, now: datetime, before: Sequence[Page]) -> Page:
         def read(body: bytes) -> Page:
             page = self.parse(body, call.part or request, now)
             if call.part is not None:
                 check_part(self.name, page)
+            self.check_further(request, [*before, page])
             return page
 
         return self.ask(call, call.part or request, read)
@@ -138,6 +139,10 @@ class ApiProvider(ABC):
     def no_data(self, status: int, body: bytes) -> bytes | None:
         """An empty answer in place of one whose status is an error and which only says that there are no bars."""
         return None
+
+    def check_further(self, request: Request, pages: Sequence[Page]) -> None:
+        """Raise ProviderError where the last page did not come further than the one before it."""
+        return
 
     def check_reach(self, request: Request, now: datetime, pages: Sequence[Page]) -> None:
         """Raise PermanentProviderError where the pages cannot tell missing bars from bars that are out of reach."""

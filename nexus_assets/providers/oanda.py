@@ -77,7 +77,6 @@ def requests_for(
 
     Raises:
         UnknownSymbolError: OANDA does not have the symbol.
-        TransientProviderError: the last page did not come further than the one before it.
     """
     end = min(request.end, now)
     start = _next_start(request, pages, end)
@@ -102,36 +101,33 @@ def _candles_between(request: Request, start: datetime, end: datetime) -> int:
 def _next_start(request: Request, pages: Sequence[Page], end: datetime) -> datetime | None:
     if not pages:
         return request.start
-    page = pages[-1]
-    if page.last_open is None:
-        return _nothing_readable(request, page)
-    start, before = _end_of_last(page), request.start
-    if len(pages) > 1:
-        before = _end_of_last(pages[-2])
-    if start <= before:
-        raise failure(
-            TransientProviderError,
-            NAME,
-            request,
-            f"the answer from {before:%Y-%m-%dT%H:%MZ} holds only earlier candles",
-            page.items[-1] if page.items else None,
-            next_step="A page was delivered twice, or a stale one; ask again.",
-        )
-    if start >= end or page.rows < _candles_between(request, before, end) - 1:
+    if not pages[-1].rows:
+        return None
+    start, asked_from = _reached(request, pages), _reached(request, pages[:-1])
+    if start >= end or pages[-1].rows < _candles_between(request, asked_from, end) - 1:
         return None
     asset_class = instrument(request.symbol).asset_class
     opens = trading_calendar.bar_opens(request.timeframe, start, end)
     return start if trading_calendar.allowed(asset_class, opens, request.timeframe, NAME).any() else None
 
 
-def _end_of_last(page: Page) -> datetime:
-    assert page.last_open is not None  # a page without one is the last
-    return trading_calendar.bar_end(datetime_of(page.last_open), page.request.timeframe)[0].to_pydatetime()
+def _reached(request: Request, pages: Sequence[Page]) -> datetime:
+    """The end of the last candle, the start of the range without one."""
+    last_open = pages[-1].last_open if pages else None
+    if last_open is None:
+        return request.start
+    return trading_calendar.bar_end(datetime_of(last_open), request.timeframe)[0].to_pydatetime()
 
 
-def _nothing_readable(request: Request, page: Page) -> None:
-    """An empty page ends the range; one in which no time can be read would end it too early."""
-    if page.rows:
+def check_further(request: Request, pages: Sequence[Page]) -> None:
+    """Refuse a page that would end the range too early, because it is an old one or its times cannot be read.
+
+    Raises:
+        TransientProviderError: its candles end before those that were asked for begin.
+        SourceFormatError: the time of none of its candles can be read.
+    """
+    page, asked_from = pages[-1], _reached(request, pages[:-1])
+    if page.rows and page.last_open is None:
         raise failure(
             SourceFormatError,
             NAME,
@@ -139,6 +135,15 @@ def _nothing_readable(request: Request, page: Page) -> None:
             f"the time of none of {page.rows:,} candles can be read",
             page.unusable[0].item if page.unusable else None,
             next_step="The API has changed; compare it with the documentation.",
+        )
+    if page.rows and _reached(request, pages) <= asked_from:
+        raise failure(
+            TransientProviderError,
+            NAME,
+            request,
+            f"the answer from {asked_from:%Y-%m-%dT%H:%MZ} holds only earlier candles",
+            page.items[-1] if page.items else None,
+            next_step="A page was delivered twice, or a stale one; ask again.",
         )
 
 
@@ -286,6 +291,9 @@ class OandaProvider(ApiProvider):
 
     def refusal(self, status: int, body: bytes, subject: Subject) -> ProviderError | None:
         return refusal(status, body, subject)
+
+    def check_further(self, request: Request, pages: Sequence[Page]) -> None:
+        check_further(request, pages)
 
     def authorisation(self) -> tuple[Mapping[str, SecretStr], Mapping[str, SecretStr]]:
         return {"Authorization": SecretStr(f"Bearer {self.key_value()}")}, {}

@@ -66,7 +66,6 @@ def requests_for(request: Request, now: datetime, pages: Sequence[Page] = ()) ->
 
     Raises:
         UnknownSymbolError: Polygon does not have the symbol.
-        TransientProviderError: the last page leads to itself, or did not come further than the one before it.
     """
     end = min(request.end, now)
     if not pages:
@@ -79,7 +78,6 @@ def requests_for(request: Request, now: datetime, pages: Sequence[Page] = ()) ->
             f"/v2/aggs/ticker/{text}/range/{RANGES[request.timeframe]}/{edges}",
             {"adjusted": "false", "sort": "asc", "limit": str(LIMIT)},
         )
-    _check_further(request, pages)
     page = pages[-1]
     if page.next_page is None:
         return None
@@ -88,7 +86,12 @@ def requests_for(request: Request, now: datetime, pages: Sequence[Page] = ()) ->
     return Call(link.path, dict(parse_qsl(link.query)))
 
 
-def _check_further(request: Request, pages: Sequence[Page]) -> None:
+def check_further(request: Request, pages: Sequence[Page]) -> None:
+    """Refuse a page that was delivered before, which would lead round in a circle or end the range too early.
+
+    Raises:
+        TransientProviderError: the last page leads where an earlier one led, or its last bar is no later.
+    """
     seen = [page.next_page for page in pages if page.next_page is not None]
     opens = [page.last_open for page in pages if page.last_open is not None]
     if len(set(seen)) < len(seen) or any(later <= earlier for earlier, later in pairwise(opens)):
@@ -215,6 +218,9 @@ class PolygonProvider(ApiProvider):
 
     def refusal(self, status: int, body: bytes, subject: Subject) -> ProviderError | None:
         return refusal(status, body, subject)
+
+    def check_further(self, request: Request, pages: Sequence[Page]) -> None:
+        check_further(request, pages)
 
     def authorisation(self) -> tuple[Mapping[str, SecretStr], Mapping[str, SecretStr]]:
         return {"Authorization": SecretStr(f"Bearer {self.key_value()}")}, {}

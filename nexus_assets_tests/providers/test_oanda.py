@@ -255,8 +255,11 @@ def test_a_page_without_one_readable_time_does_not_end_the_range() -> None:
         provider(answering(body({"time": "x"}, {}, 5))).fetch(ask("EURUSD", "1h", "2025-05-01", "2025-05-02"))
 
 
-def test_no_candles_is_an_empty_delivery() -> None:
-    assert provider(answering(body())).fetch(ask("EURUSD", "1h", "2025-05-03", "2025-05-04")).delivered == 0
+@pytest.mark.parametrize("end", ["2025-05-01T01:00:00", "2025-05-02"])
+def test_no_candles_is_an_empty_delivery_after_one_request(end: str) -> None:
+    transport = answering(body())
+    assert provider(transport).fetch(ask("EURUSD", "1h", "2025-05-01", end)).delivered == 0
+    assert len(transport.asked) == 1
 
 
 @pytest.mark.parametrize(
