@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import cast
 
 import redis
-from limits import RateLimitItem, RateLimitItemPerSecond
+from limits import RateLimitItem, RateLimitItemPerSecond, parse_many
 from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import MovingWindowRateLimiter
 
@@ -56,6 +56,23 @@ class Window:
     def __str__(self) -> str:
         names = {60: "minute", 3600: "hour", 86400: "day"}
         return f"{self.requests} a {names.get(self.seconds) or timedelta(seconds=self.seconds)}"
+
+
+def parse_windows(text: str) -> tuple[Window, ...]:
+    """Windows from text such as `8/minute; 800/day` or `10 per 2 second`; none from an empty one.
+
+    Raises:
+        SettingsError: it cannot be read.
+    """
+    if not text.strip():
+        return ()
+    try:
+        items = parse_many(text)
+    except ValueError:
+        raise SettingsError(
+            f"The rate budget {text!r} cannot be read.", next_step="Write it as 8/minute or 8/minute; 800/day."
+        ) from None
+    return tuple(Window(item.amount, item.get_expiry()) for item in items)
 
 
 MINUTE = 60

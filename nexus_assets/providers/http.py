@@ -164,7 +164,8 @@ class HttpClient:
             secret_params: Names of parameters that are secret although they are no SecretStr.
             examine: Looks at every answer whose status is not transient, 4xx included, before it counts as a success,
                 and raises a ProviderError for one that is none (an error told with status 200, an unknown symbol, an
-                HTML page). A transient one is retried and counts for the breaker.
+                HTML page). A transient one is retried and counts for the breaker; its `retry_after` is honoured by
+                all processes, as the header is.
             deadline_s: Instead of that of the limits.
 
         Returns:
@@ -200,8 +201,8 @@ class HttpClient:
         secrets = tuple(value for value in (*values.values(), *headers.values()) if isinstance(value, SecretStr))
         remember(secrets)
         hidden = {name: REDACTED if isinstance(value, SecretStr) else value for name, value in values.items()}
-        prepared = _written(self._session(url), url, values, headers)
-        shown = _written(requests.Session(), url, hidden, {})
+        session = self._session(url)
+        prepared, shown = _written(session, url, values, headers), _written(session, url, hidden, {})
         for outcome in (prepared, shown):
             if isinstance(outcome, str):
                 raise PermanentProviderError(

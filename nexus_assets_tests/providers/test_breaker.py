@@ -150,7 +150,7 @@ def test_what_somebody_else_wrote_into_its_key_is_a_closed_circuit(redis_url: st
 
 def test_without_redis_it_works_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        breaker = breaker_of("redis://127.0.0.1:1/0")
+        breaker = CircuitBreaker("tried", ControlState(SecretStr("redis://127.0.0.1:1/0"), patience_s=0))
         fail(breaker, 5)
         with pytest.raises(CircuitOpenError):
             breaker.admit(10)

@@ -27,13 +27,13 @@ def test_a_provider_that_was_never_called_has_an_empty_summary(state: ControlSta
 
 def test_the_summary_has_counts_percentiles_and_instants(state: ControlState) -> None:
     log = CallLog(state)
-    for milliseconds in range(1, 201):
+    for milliseconds in range(1, 202):
         log.record("logged", milliseconds / 1000, "it broke" if milliseconds == 7 else None)
     log.record("other", 9.0)
     summary = log.summary("logged")
-    assert (summary.calls, summary.failures, summary.reason) == (200, 1, "it broke")
+    assert (summary.calls, summary.failures, summary.reason) == (201, 1, "it broke")
     # Nearest rank: the smallest value that at least that share of all does not exceed.
-    assert (summary.p50_s, summary.p95_s, summary.p99_s) == (0.1, 0.19, 0.198)
+    assert (summary.p50_s, summary.p95_s, summary.p99_s) == (0.101, 0.191, 0.199)
     now = datetime.now(UTC)
     for instant in (summary.since, summary.last_failure, summary.last_success):
         assert instant is not None

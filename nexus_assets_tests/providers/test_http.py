@@ -315,8 +315,9 @@ def test_five_failed_attempts_open_the_circuit_for_every_client(redis_url: str) 
     with loopback(status(503)) as server, open_client("tested", state, limits=QUICK) as client:
         for _ in range(2):
             # The error of the attempt that opened the circuit is told, not that it is open.
-            with pytest.raises(TransientProviderError, match="503"):
+            with pytest.raises(TransientProviderError, match="503") as caught:
                 client.get(server.url)
+            assert type(caught.value) is TransientProviderError
         assert len(server.asked) == 5
         other = open_client("tested", ControlState(SecretStr(redis_url)), limits=QUICK)
         with pytest.raises(CircuitOpenError, match="503"):
