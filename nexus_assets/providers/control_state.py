@@ -26,9 +26,11 @@ Step = Callable[[bytes | None, float], tuple[bytes | None, T]]
 
 _log = logging.getLogger(__name__)
 
-# Shorter than the feature store's: a request waits for this, and there is something to fall back on.
-_TIMEOUT_S = 1.0
-_RETRY = (ConstantBackoff(0.05), 1)
+# Long enough for a busy machine, because a budget that is no longer shared may be exceeded. A command whose answer is
+# late is not sent again: it may have been carried out.
+_CONNECT_S = 1.0
+_ANSWER_S = 5.0
+_RETRY = Retry(ConstantBackoff(0.05), 1, supported_errors=(redis.ConnectionError,))
 
 
 class ControlState:
@@ -53,9 +55,9 @@ class ControlState:
         try:
             self.client = redis.Redis.from_url(
                 redis_url.get_secret_value(),
-                socket_timeout=_TIMEOUT_S,
-                socket_connect_timeout=_TIMEOUT_S,
-                retry=Retry(*_RETRY),
+                socket_timeout=_ANSWER_S,
+                socket_connect_timeout=_CONNECT_S,
+                retry=_RETRY,
                 client_name="nexus_assets",
             )
         except ValueError:
