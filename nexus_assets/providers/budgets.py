@@ -13,7 +13,6 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from types import MappingProxyType
 from typing import cast
 
@@ -54,8 +53,8 @@ class Window:
             )
 
     def __str__(self) -> str:
-        names = {60: "minute", 3600: "hour", 86400: "day"}
-        return f"{self.requests} a {names.get(self.seconds) or timedelta(seconds=self.seconds)}"
+        names = {1: "a second", 60: "a minute", 3600: "an hour", 86400: "a day"}
+        return f"{self.requests} {names.get(self.seconds) or f'in {self.seconds} s'}"
 
 
 def parse_windows(text: str) -> tuple[Window, ...]:
@@ -121,9 +120,8 @@ class RateBudget:
         """
         gives_up_at = time.monotonic() + patience_s
         while True:
-            began = time.monotonic()
             wait, why = self._try()
-            if wait == 0 and time.monotonic() - began <= max(self._margin_s, 1) * _STALE:
+            if wait == 0:
                 return
             if time.monotonic() + wait > gives_up_at:
                 raise BudgetExhaustedError(
@@ -159,9 +157,12 @@ class RateBudget:
             wait, left = self._room(item)
             if left < 1:
                 return max(wait, _JITTER_S), f"the budget of {window} is used up"
+        began = time.monotonic()
         for window, item in self._items.items():
             if not self._hit(item):
                 return _JITTER_S, f"the budget of {window} is used up"
+        if time.monotonic() - began > max(self._margin_s, 1) * _STALE:
+            return _JITTER_S, "permits come too late to be used"
         return 0.0, ""
 
     def _room(self, item: RateLimitItem) -> tuple[float, int]:
