@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from nexus_assets.rehearsal.dialogue import Answer, Api, Question
+from nexus_assets.errors import ProviderError
+from nexus_assets.rehearsal.dialogue import Answer, Api, Question, as_text
 from nexus_assets.rehearsal.faults import Fault
 from nexus_assets.rehearsal.limits import RateLimit, Window
 from nexus_assets.rehearsal.prices import Book, Prices
@@ -56,7 +57,11 @@ class Desk:
             answer = self._refused(question, forced="rate_limit" in fired)
             if "latency" in fired:
                 time.sleep(fired["latency"].seconds)
-            return question, answer or self._served(question, fired)
+            try:
+                return question, answer or self._served(question, fired)
+            except ProviderError as error:
+                # The book's own source failed. Nothing is rehearsed here, but whoever asks must hear of it.
+                return question, as_text(f"The rehearsal has no prices: {error}", 500)
         finally:
             with self._lock:
                 self._under_way -= 1

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
-from nexus_assets.errors import SettingsError, UnknownSymbolError
+from nexus_assets.errors import SettingsError
 from nexus_assets.instruments import INSTRUMENTS
 from nexus_assets.providers.interface import TS_DTYPE, Provider, Request
 from nexus_assets.timeframes import TIMEFRAMES, length
@@ -65,41 +65,51 @@ class FrameBook:
 
 
 class ProviderBook:
-    """Bars of a provider of this project, such as the synthetic one or price files."""
+    """Bars of providers of this project, such as the synthetic one or price files."""
 
-    def __init__(self, provider: Provider) -> None:
-        """The provider's answers are kept: it is asked in stretches of 64 bars' length times 64."""
-        self._provider = provider
+    def __init__(self, *providers: Provider) -> None:
+        """Of a symbol and timeframe, the first provider that serves it is asked, in stretches that are kept."""
+        served: dict[tuple[str, str], Provider] = {}
+        for symbol, timeframe in ((i.symbol, t) for i in INSTRUMENTS for t in TIMEFRAMES):
+            for provider in providers:
+                if provider.serves(symbol, timeframe):
+                    served.setdefault((symbol, timeframe), provider)
+        self._served = served
+        self._symbols = tuple(dict.fromkeys(symbol for symbol, _ in served))
         self._lock = threading.Lock()
-        self._stretch = lru_cache(maxsize=512)(self._fetch)
+        self._stretch = lru_cache(maxsize=256)(self._fetch)
 
     def symbols(self) -> tuple[str, ...]:
-        """Every known instrument that the provider serves in some timeframe."""
-        return tuple(i.symbol for i in INSTRUMENTS if any(self._provider.serves(i.symbol, t) for t in TIMEFRAMES))
+        """Every known instrument that a provider serves in some timeframe."""
+        return self._symbols
 
     def bars(self, symbol: str, timeframe: str, start: datetime, end: datetime) -> pd.DataFrame:
-        """The provider's bars of the range; none where it does not serve the timeframe."""
-        if end <= start or not self._provider.serves(symbol, timeframe):
+        """The provider's bars of the range; none where no provider serves the timeframe.
+
+        Raises:
+            ProviderError: the provider failed.
+        """
+        if end <= start or (symbol, timeframe) not in self._served:
             return no_bars()
-        span = 4096 * length(timeframe)
+        span = _stretch_of(timeframe)
         first, last = (start - _EPOCH) // span, (end - _EPOCH - timedelta(microseconds=1)) // span
         with self._lock:
             parts = [self._stretch(symbol, timeframe, number) for number in range(first, last + 1)]
-        frame = pd.concat([no_bars(), *parts], ignore_index=True) if len(parts) != 1 else parts[0]
+        frame = pd.concat(parts, ignore_index=True) if len(parts) != 1 else parts[0]
         return frame.loc[((frame["ts"] >= start) & (frame["ts"] < end)).to_numpy()]
 
     def _fetch(self, symbol: str, timeframe: str, number: int) -> pd.DataFrame:
-        span = 4096 * length(timeframe)
-        try:
-            found = self._provider.fetch(
-                Request(symbol, timeframe, _EPOCH + number * span, _EPOCH + (number + 1) * span)
-            )
-        except UnknownSymbolError:
-            return no_bars()
-        return found.bars.loc[:, list(COLUMNS)]
+        start, end = (_EPOCH + n * _stretch_of(timeframe) for n in (number, number + 1))
+        return _checked(
+            (symbol, timeframe), self._served[symbol, timeframe].fetch(Request(symbol, timeframe, start, end)).bars
+        )
 
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+def _stretch_of(timeframe: str) -> timedelta:
+    return min(4096 * length(timeframe), timedelta(days=128))
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +188,8 @@ class Prices:
         row = bars.iloc[-1]
         share = (self.now - row["ts"].to_pydatetime()) / length(timeframe)
         opened = row["open"]
-        partial = {name: opened + share * (row[name] - opened) for name in PRICE_COLUMNS}
+        digits = max(len(repr(float(row[name])).partition(".")[2]) for name in PRICE_COLUMNS)
+        partial = {name: round(opened + share * (row[name] - opened), digits) for name in PRICE_COLUMNS}
         partial["volume"] = float(np.floor(share * row["volume"]))
         return bars.assign(**{name: np.append(bars[name].to_numpy()[:-1], value) for name, value in partial.items()})
 

@@ -120,6 +120,9 @@ class Rehearsal:
                 "A fault replays a recording, and no folder of recordings is given.", next_step="Name it."
             )
         world = World(book, now, clock, Recordings(recordings) if recordings else None)
+        for fault in faults:
+            if fault.kind == "recorded" and world.recordings is not None:
+                world.recordings.read(fault.file)
         own, given = {p: {**spellings(p), **(names or {}).get(p, {})} for p in PROVIDERS}, limits or {}
         apis: tuple[Api, ...] = (
             Oanda(own["oanda"], given.get("oanda")),

@@ -1,4 +1,4 @@
-"""Twelve Data: time_series, quote and api_usage.
+"""Twelve Data: time_series and quote.
 
 Sources, read 2026-11-21:
 - https://twelvedata.com/docs/llms/market-data/quote.md and .../time-series-cross.md (parameters, credits)
@@ -65,7 +65,7 @@ class TwelveData:
 
     def cost(self, question: Question, limit: RateLimit) -> int:
         """A credit for every symbol."""
-        return 0 if question.path == "/api_usage" else max(1, len(question.params.get("symbol", "").split(",")))
+        return len(question.params.get("symbol", "").split(","))
 
     def limited(self, limit: RateLimit, wait: float, used: int) -> Answer:
         """429 in the body."""
