@@ -1,5 +1,6 @@
 """`nexus providers ...`: the market-data APIs."""
 
+import signal
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,10 +62,19 @@ def rehearse(
         for name, value in rehearsal.environment().items():
             print(f"{name}={value}", flush=True)
         say("The rehearsal is on; Ctrl-C ends it.")
-        try:
-            Event().wait()
-        except KeyboardInterrupt:
-            _sum_up(rehearsal)
+        _wait_for_the_end()
+        _sum_up(rehearsal)
+
+
+def _wait_for_the_end() -> None:
+    """Returns at Ctrl-C and at SIGTERM."""
+    ended = Event()
+    before = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    # A signal that reaches another thread does not end a wait without a limit.
+    while not ended.wait(0.2):
+        continue
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def _book(folder: Path | None) -> "ProviderBook":

@@ -189,7 +189,7 @@ class Oanda:
                 "minimumTrailingStopDistance": "0.00050",
                 "maximumPositionSize": "0",
                 "maximumOrderUnits": "100000000",
-                "marginRate": "0.02",
+                "marginRate": "1",
                 "tags": [{"type": "ASSET_CLASS", "name": _CLASSES.get(symbol, "CFD")}],
             }
             for name, symbol in listed

@@ -13,6 +13,7 @@ The bar that is not over is returned without a mark. A ticker that does not exis
 """
 
 import base64
+import hashlib
 import re
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
@@ -183,7 +184,7 @@ def _instant(text: str, *, end: bool) -> datetime | None:
 
 
 def _request_id(question: Question) -> str:
-    return f"{question.number:032x}"
+    return hashlib.blake2b(str(question.number).encode(), digest_size=16).hexdigest()
 
 
 def _error(question: Question, status: int, message: str, *, broke: str = "") -> Answer:

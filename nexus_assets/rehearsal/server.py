@@ -172,9 +172,13 @@ class Rehearsal:
 
     def stop(self) -> None:
         """Close the servers and every connection. Can be repeated."""
-        for server, thread in self._servers.values():
-            server.shutdown()
+        # Each waits for its server's loop to look up: together, not one after the other.
+        closing = [threading.Thread(target=server.shutdown) for server, _ in self._servers.values()]
+        for thread in closing:
+            thread.start()
+        for thread in (*closing, *(serving for _, serving in self._servers.values())):
             thread.join()
+        for server, _ in self._servers.values():
             server.server_close()
             server.hang_up()
         self._servers.clear()

@@ -1,6 +1,7 @@
 """EODHD as the rehearsal plays it."""
 
 import csv
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ def seconds(text: str) -> int:
 
 
 def test_intraday_bars_are_those_of_the_frame_both_ends_included(server: Rehearsal) -> None:
-    span = {"from_": seconds("2024-03-01 20:00"), "to": seconds("2024-03-03 23:00")}
+    span: dict[str, Any] = {"from_": seconds("2024-03-01 20:00"), "to": seconds("2024-03-03 23:00")}
     rows = get(server, "eodhd", INTRADAY, interval="1h", fmt="json", **span).json()
     expected = opens(FRAMES["EURUSD", "1h"], "2024-03-01 20:00", "2024-03-03 23:01")
     assert [row["timestamp"] for row in rows] == [int(ts.timestamp()) for ts in expected["ts"]]
@@ -36,7 +37,7 @@ def test_csv_is_the_format_unless_json_is_asked_for(server: Rehearsal) -> None:
 @pytest.mark.parametrize(("interval", "days"), [("1m", 120), ("5m", 600), ("1h", 7200)])
 def test_a_range_longer_than_the_interval_allows_is_refused(server: Rehearsal, interval: str, days: int) -> None:
     end = int(NOW.timestamp())
-    widest = {"interval": interval, "fmt": "json", "from_": end - days * 86_400, "to": end}
+    widest: dict[str, Any] = {"interval": interval, "fmt": "json", "from_": end - days * 86_400, "to": end}
     assert get(server, "eodhd", INTRADAY, **widest).status_code == 200
     assert server.violations == []
     assert get(server, "eodhd", INTRADAY, **{**widest, "from_": widest["from_"] - 1}).status_code == 422

@@ -1,5 +1,7 @@
 """OANDA v20 as the rehearsal plays it."""
 
+from typing import Any
+
 import pandas as pd
 import pytest
 
@@ -104,7 +106,7 @@ def test_a_start_within_a_candle_includes_it_unless_told_otherwise(server: Rehea
     ],
 )
 def test_a_wrong_parameter_is_answered_400_with_its_name(
-    server: Rehearsal, params: dict[str, object], message: str
+    server: Rehearsal, params: dict[str, Any], message: str
 ) -> None:
     answer = get(server, "oanda", CANDLES, **params)
     assert (answer.status_code, answer.json()) == (400, {"errorMessage": message})

@@ -1,5 +1,7 @@
 """Yahoo's chart API as the rehearsal plays it."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ def seconds(text: str) -> int:
     return int(instant(text).timestamp())
 
 
-def result(server: Rehearsal, path: str, **params: object) -> dict:
+def result(server: Rehearsal, path: str, **params: Any) -> dict[str, Any]:
     return get(server, "yahoo", path, **params).json()["chart"]["result"][0]
 
 
@@ -65,7 +67,7 @@ def test_a_range_too_long_or_too_old_is_refused(
     server: Rehearsal, interval: str, days_back: int, days: float, words: str
 ) -> None:
     first = int(NOW.timestamp()) - days_back * 86_400
-    span = {"period1": first, "period2": first + int(days * 86_400)}
+    span: dict[str, Any] = {"period1": first, "period2": first + int(days * 86_400)}
     answer = get(server, "yahoo", CHART, interval=interval, **span)
     assert answer.status_code == 422
     assert words in answer.json()["chart"]["error"]["description"]
