@@ -83,7 +83,7 @@ class Desk:
             return self.api.limited(limit, 1.0, limit.units + 1)
         for window in self._windows:
             wait, used = window.take(self.api.cost(question, window.limit))
-            if wait:
+            if wait is not None:
                 answer = self.api.limited(window.limit, wait, used)
                 answer.broke = "rate limit"
                 return answer

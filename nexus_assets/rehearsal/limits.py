@@ -25,11 +25,11 @@ class Window:
         self._spent: deque[tuple[float, int]] = deque()
         self._lock = threading.Lock()
 
-    def take(self, units: int) -> tuple[float, int]:
+    def take(self, units: int) -> tuple[float | None, int]:
         """Count `units` if they fit.
 
         Returns:
-            (0.0 where they fitted, else the seconds until they would; units spent in the window, these included).
+            (None where they fitted, else the seconds until they would; units spent in the window, these included).
         """
         with self._lock:
             now = self._clock()
@@ -38,7 +38,7 @@ class Window:
             used = sum(spent for _, spent in self._spent) + units
             if used <= self.limit.units:
                 self._spent.append((now, units))
-                return 0.0, used
+                return None, used
             excess = used - self.limit.units
             for at, spent in self._spent:
                 excess -= spent

@@ -71,7 +71,7 @@ def test_errors_are_texts(server: Rehearsal) -> None:
 def test_intraday_requests_cost_five_calls_of_the_day() -> None:
     from nexus_assets.rehearsal import RateLimit
 
-    with rehearsal(limits={"eodhd": (RateLimit(11, 86_400.0, "day"),)}) as server:
+    with rehearsal(limits={"eodhd": (RateLimit(12, 86_400.0, "day"),)}) as server:
         statuses = [get(server, "eodhd", INTRADAY, interval="1h").status_code for _ in range(3)]
         assert statuses == [200, 200, 402]
         assert get(server, "eodhd", "/api/eod/EURUSD.FOREX").status_code == 200
