@@ -8,8 +8,10 @@ Sources, read 2026-11-21:
   github.com/hootnot/oanda-api-v20/issues/144 (`Time is in the future`) and /issues/129 (authorization),
   github.com/hootnot/oandapyV20-examples/pull/21 (`instrument`)
 
-Between `from` and `to` the API counts the candles that the range has room for, open market or not. The length of the
-grid of H4 and D is rehearsed for the default alignment only (17:00 New York).
+Between `from` and `to` the API counts the candles that the range has room for, open market or not. With `count`, a
+`from` in closed hours uses up one candle that is not there: ten from 2017-01-01 are nine
+(https://notebook.community/hootnot/oanda-api-v20/jupyter/historical). H4 and D are rehearsed for the default
+alignment only (17:00 New York).
 """
 
 import re
@@ -130,9 +132,9 @@ class Oanda:
             return prices.last_bars(symbol, timeframe or "1m", end or prices.now, count if timeframe else 0)
         if not timeframe:
             return prices.bars(symbol, "1m", start, start)
-        start = _first_open(question, symbol, timeframe, start)
+        start, covered = _first_open(question, symbol, timeframe, start)
         if end is None:
-            return prices.first_bars(symbol, timeframe, start, count)
+            return prices.first_bars(symbol, timeframe, start, count if covered else count - 1)
         if "count" in params:
             return _error("'count' cannot be specified when 'to' and 'from' parameters are set")
         if end < start:
@@ -200,16 +202,16 @@ class Oanda:
 _NEW_YORK = "America/New_York"
 
 
-def _first_open(question: Question, symbol: str, timeframe: str, start: datetime) -> datetime:
-    """The open of the candle that covers `start`, or the instant after it where includeFirst is false."""
-    first = start
+def _first_open(question: Question, symbol: str, timeframe: str, start: datetime) -> tuple[datetime, bool]:
+    """(The open of the candle that covers `start`, or the instant after it where includeFirst is false; whether the
+    first candle that is counted is there)."""
+    without = question.params.get("includeFirst", "true").lower() == "false"
     around = question.prices.bars(symbol, timeframe, start - length(timeframe), start + timedelta(microseconds=1))
     covering = around.loc[(around["ts"] + length(timeframe) > start).to_numpy()]
-    if len(covering):
-        first = covering["ts"].iloc[-1].to_pydatetime()
-        if question.params.get("includeFirst", "true").lower() == "false":
-            first += timedelta(microseconds=1)
-    return first
+    if len(covering) == 0:
+        return start, without
+    first = covering["ts"].iloc[-1].to_pydatetime()
+    return first + timedelta(microseconds=1 if without else 0), True
 
 
 def _candles(bars: pd.DataFrame, components: str, digits: int, unix: bool) -> list[dict[str, object]]:

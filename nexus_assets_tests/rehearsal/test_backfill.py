@@ -38,7 +38,8 @@ def test_a_real_year_of_twenty_pairs_is_read_back_bit_for_bit_within_the_limits(
                 page = session.get(url, params=params, timeout=30).json()["candles"]
                 pages += 1
                 candles += page
-                if len(page) < PAGE:
+                # A page that starts in closed hours is one candle short.
+                if len(page) < PAGE - 1:
                     break
                 start = pd.Timestamp(page[-1]["time"]).to_pydatetime() + timedelta(hours=1)
             assert [pd.Timestamp(c["time"]) for c in candles] == frame["ts"].tolist()

@@ -87,6 +87,14 @@ def test_a_start_within_a_candle_includes_it_unless_told_otherwise(server: Rehea
     assert get(server, "oanda", CANDLES, **within, includeFirst="false").json()["candles"][0]["time"][11:16] == "06:00"
 
 
+def test_a_start_in_closed_hours_uses_up_a_candle_that_is_not_there(server: Rehearsal) -> None:
+    # As recorded: ten candles from Sunday 2017-01-01 00:00 were nine.
+    closed = {"granularity": "H1", "from_": "2024-03-02T12:00:00Z", "count": 10}
+    candles = get(server, "oanda", CANDLES, **closed).json()["candles"]
+    assert (len(candles), candles[0]["time"][:16]) == (9, "2024-03-03T22:00")
+    assert len(get(server, "oanda", CANDLES, **closed, includeFirst="false").json()["candles"]) == 10
+
+
 @pytest.mark.parametrize(
     ("params", "message"),
     [
