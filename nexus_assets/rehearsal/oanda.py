@@ -87,7 +87,7 @@ class Oanda:
 
     def _candles(self, question: Question, instrument: str) -> Answer:
         symbol = self._names.get(instrument)
-        if symbol is None:
+        if symbol is None or symbol not in question.prices.symbols():
             return _error("Invalid value specified for 'instrument'")
         granularity = question.params.get("granularity", "S5")
         components = question.params.get("price", "M")

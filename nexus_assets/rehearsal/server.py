@@ -123,15 +123,7 @@ class Rehearsal:
         for fault in faults:
             if fault.kind == "recorded" and world.recordings is not None:
                 world.recordings.read(fault.file)
-        own, given = {p: {**spellings(p), **(names or {}).get(p, {})} for p in PROVIDERS}, limits or {}
-        apis: tuple[Api, ...] = (
-            Oanda(own["oanda"], given.get("oanda")),
-            Eodhd(own["eodhd"], given.get("eodhd")),
-            Yahoo(own["yahoo"], given.get("yahoo"), single_precision=single_precision),
-            AlphaVantage(own["alpha_vantage"], given.get("alpha_vantage")),
-            TwelveData(own["twelve_data"], given.get("twelve_data"), error_statuses=error_statuses),
-            Polygon(own["polygon"], given.get("polygon")),
-        )
+        apis = _apis(names or {}, limits or {}, single_precision=single_precision, error_statuses=error_statuses)
         self.keys = {name: (keys or {}).get(name, f"rehearsal-{name}") for name in KEY_VARIABLES}
         self._desks = {api.name: Desk(api, self.keys.get(api.name, ""), world) for api in apis}
         self._faults = FaultCounter(faults)
@@ -227,6 +219,24 @@ class Rehearsal:
             if answer.broke:
                 self._violations.append(Violation(provider, answer.broke, call))
         return reply
+
+
+def _apis(
+    names: Mapping[str, Mapping[str, str]],
+    limits: Mapping[str, tuple[RateLimit, ...]],
+    *,
+    single_precision: bool,
+    error_statuses: bool,
+) -> tuple[Api, ...]:
+    known = {provider: {**spellings(provider), **names.get(provider, {})} for provider in PROVIDERS}
+    return (
+        Oanda(known["oanda"], limits.get("oanda")),
+        Eodhd(known["eodhd"], limits.get("eodhd")),
+        Yahoo(known["yahoo"], limits.get("yahoo"), single_precision=single_precision),
+        AlphaVantage(known["alpha_vantage"], limits.get("alpha_vantage")),
+        TwelveData(known["twelve_data"], limits.get("twelve_data"), error_statuses=error_statuses),
+        Polygon(known["polygon"], limits.get("polygon")),
+    )
 
 
 def _without_keys(path: str, params: Mapping[str, str]) -> str:

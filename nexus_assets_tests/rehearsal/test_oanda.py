@@ -121,8 +121,10 @@ def test_a_wrong_parameter_is_answered_400_with_its_name(
 
 
 def test_an_unknown_instrument_differs_from_one_without_bars(server: Rehearsal) -> None:
-    unknown = get(server, "oanda", "/v3/instruments/EUR_XXX/candles", granularity="H1")
-    assert unknown.json() == {"errorMessage": "Invalid value specified for 'instrument'"}
+    # The market has no silver.
+    for name in ("EUR_XXX", "XAG_USD"):
+        unknown = get(server, "oanda", f"/v3/instruments/{name}/candles", granularity="H1")
+        assert unknown.json() == {"errorMessage": "Invalid value specified for 'instrument'"}
     weekend = get(server, "oanda", CANDLES, granularity="H1", from_="2024-03-02", to="2024-03-03")
     assert (weekend.status_code, weekend.json()["candles"]) == (200, [])
     other = get(server, "oanda", CANDLES, granularity="S5", from_="2024-03-04", to="2024-03-04T01:00:00Z")
