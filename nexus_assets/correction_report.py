@@ -61,12 +61,14 @@ class Corrections:
         splits: Whether features.dataset_splits has to be made again.
         months: First days of the months whose labels or features changed.
         symbols: Whose served features may have changed.
+        deleted: Symbols and timeframes of which a bar is gone.
     """
 
     effects: dict[str, Effect] = field(default_factory=dict)
     splits: bool = False
     months: list[date] = field(default_factory=list)
     symbols: list[str] = field(default_factory=list)
+    deleted: set[tuple[str, str]] = field(default_factory=set)
 
     def of(self, table: Table) -> Effect:
         """The effect on a table, made when first asked for."""

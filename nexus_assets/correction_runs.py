@@ -25,6 +25,8 @@ from nexus_assets.providers.registry import Sources
 from nexus_assets.schemas import DATASET_SPLITS, table
 from nexus_assets.settings import settings
 
+TRAINING_SET = dg.AssetKey(["features", "training_set"])
+
 SETTLED_AFTER = timedelta(seconds=30)
 """A change that is younger may be part of a run that is about to make the bars."""
 
@@ -60,7 +62,6 @@ def materialisations(report: Corrections) -> list[dg.AssetMaterialization]:
 
 @dg.op(
     required_resource_keys={"market_store", "feature_store", "sources"},
-    out={},
     description="Make every pending correction's bars again, and exactly what reads them; then serve the new features.",
 )
 def correct(context: dg.OpExecutionContext) -> None:
@@ -85,7 +86,7 @@ def market_corrections() -> None:
 
 
 @dg.sensor(
-    job=market_corrections,
+    job_name=market_corrections.name,
     minimum_interval_seconds=15,
     default_status=dg.DefaultSensorStatus.RUNNING if settings().automation else dg.DefaultSensorStatus.STOPPED,
     description="Starts market_corrections when prices changed under bars that were made before.",

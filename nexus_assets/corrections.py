@@ -35,6 +35,7 @@ from nexus_assets.market_store import MarketStore
 from nexus_assets.partitions import Slice, consecutive, days_between
 from nexus_assets.proposed_market import ProposedMarket
 from nexus_assets.providers.registry import Sources
+from nexus_assets.redis_contract import Slot
 from nexus_assets.schemas import (
     BARS,
     CORRELATION_MATRIX,
@@ -49,6 +50,9 @@ from nexus_assets.serving import push
 from nexus_assets.settings import settings
 from nexus_assets.slice_ledger import ALL_SYMBOLS, WHOLE_TABLE
 from nexus_assets.transforms.correlations import HISTORY_DAYS
+
+VECTORS_KEPT = timedelta(hours=12)
+"""How long a vector may be found in Redis under its ts: longer than the time to live at 4h."""
 
 Cell = planning.Cell
 Progress = Callable[[str], None]
@@ -131,7 +135,7 @@ def carry_out(
     report = propagate(store, sources, cells, write=True, progress=progress)
     if not report.symbols:
         return report
-    push(store, feature_store, settings(), report.symbols).raise_failures()
+    _serve(store, feature_store, report)
     served()
     if report.splits:
         frame, _ = dataset_splits.compute(store)
@@ -144,6 +148,28 @@ def carry_out(
         training_set.write(store, settings(), month, training_set.folder_of(settings(), month))
         progress(f"training set of {month:%B %Y}")
     return report
+
+
+def _serve(store: MarketStore, feature_store: FeatureStore, report: Corrections) -> None:
+    """Bring Redis up to the tables: vectors of bars that are gone are removed, those that are kept under their ts are
+    replaced, and the newest are pushed as ever."""
+    config = settings()
+    for timeframe in config.feature_timeframes:
+        slots = [Slot(symbol, timeframe) for symbol in report.symbols]
+        newest = store.newest_features(report.symbols, timeframe).set_index("symbol")["ts"]
+        for slot, vector in feature_store.served(slots).items():
+            gone = slot.symbol not in newest.index or newest[slot.symbol] < pd.Timestamp(vector.ts)
+            if gone and (slot.symbol, timeframe) in report.deleted:
+                feature_store.forget([slot.symbol], [timeframe])
+    kept_from = pd.Timestamp(datetime.now(UTC) - VECTORS_KEPT)
+    for symbol in report.symbols:
+        days = {date.fromisoformat(key[:10]) for key in report.of(INDICATOR_ROWS).changed if key.endswith(symbol)}
+        if days and max(days) >= kept_from.date():
+            rows = store.read_slice(
+                INDICATOR_ROWS, symbol=symbol, first_day=kept_from.date(), end_day=max(days) + timedelta(days=1)
+            )
+            feature_store.push_features(rows[(rows["ts"] >= kept_from) & rows["slice_start"].notna()])
+    push(store, feature_store, config, report.symbols).raise_failures()
 
 
 @dataclass
@@ -192,6 +218,7 @@ class _Propagation:
         if self.write:
             self._note_change(symbol, days)
         changes = {timeframe: joined(parts) for timeframe, parts in found.items()}
+        self.report.deleted |= {(symbol, timeframe) for timeframe, change in changes.items() if len(change.deleted)}
         self.changes |= {(symbol, timeframe): change for timeframe, change in changes.items() if len(change.ts)}
         return changes
 

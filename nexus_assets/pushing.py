@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from nexus_assets.correction_report import Corrections
-from nexus_assets.corrections import Cell, carry_out, pending
+from nexus_assets.corrections import carry_out, pending
 from nexus_assets.errors import PermanentProviderError, SettingsError
 from nexus_assets.feature_store import FeatureStore
 from nexus_assets.instruments import InstrumentKind, PriceKind, VolumeKind, instrument
@@ -27,7 +27,7 @@ from nexus_assets.market_store import DeliveryCounts, MarketStore
 from nexus_assets.providers.interface import BAR_COLUMNS, Delivery, Request, bar_frame, empty_rejected
 from nexus_assets.providers.registry import Sources
 from nexus_assets.resources import open_feature_store, open_market_store, open_sources
-from nexus_assets.settings import Settings, apply_dotenv, settings
+from nexus_assets.settings import apply_dotenv, settings
 from nexus_assets.timeframes import length
 from nexus_assets.training_request import instant
 
@@ -55,7 +55,8 @@ class _Market:
 
 
 @lru_cache(maxsize=1)
-def _market(config: Settings) -> _Market:
+def _market() -> _Market:
+    config = settings()
     return _Market(open_market_store(config), open_feature_store(config), open_sources(config))
 
 
@@ -85,7 +86,7 @@ def push_bars(
     """
     began = time.monotonic()
     apply_dotenv()
-    market = _market(settings())
+    market = _market()
     frame = _checked(symbol, bars)
     kinds = _kinds(market.store, symbol, provider, price_kind, volume_kind, instrument_kind)
     timeframe = settings().base_timeframe
@@ -108,14 +109,14 @@ def withdraw_bars(symbol: str, ts: Sequence[str | datetime], *, provider: str, r
     """
     began = time.monotonic()
     apply_dotenv()
-    market = _market(settings())
+    market = _market()
     wanted = [instant(value) for value in ts]
     counts = market.store.withdraw(symbol, settings().base_timeframe, provider, wanted, run_id=None)
     return _carry_on(market, symbol, [counts], began, record)
 
 
 def _carry_on(market: _Market, symbol: str, counts: Sequence[DeliveryCounts], began: float, record: bool) -> Pushed:
-    cells: set[Cell] = {cell for cell in pending(market.store, symbol=symbol)}
+    cells = pending(market.store, symbol=symbol)
     served: list[float] = []
     report = carry_out(
         market.store,
@@ -153,9 +154,8 @@ def _checked(symbol: str, bars: pd.DataFrame) -> pd.DataFrame:
             f"The ts of bars of {symbol} have no time zone, or stand there twice.",
             next_step="Give tz-aware opens, each once.",
         )
-    values = np.array(
-        [bars[n].to_numpy("float64") if n in bars else np.full(len(bars), np.nan) for n in BAR_COLUMNS[1:]]
-    )
+    absent = np.full(len(bars), np.nan)
+    values = np.array([bars[name].to_numpy("float64") if name in bars else absent for name in BAR_COLUMNS[1:]])
     return bar_frame(ts.tz_convert("UTC"), values).sort_values("ts", ignore_index=True)
 
 

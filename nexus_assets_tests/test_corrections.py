@@ -2,19 +2,23 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from datetime import UTC, date, datetime, timedelta
 
+import dagster as dg
 import numpy as np
 import pandas as pd
 import pytest
+from psycopg import sql
 
 from nexus_assets.corrections import pending, propagate
 from nexus_assets.database import Database
 from nexus_assets.market_store import MarketStore
+from nexus_assets.partitions import day_of_rows, partition_key
 from nexus_assets.planning import Ledger, stale_cells, stale_days
 from nexus_assets.providers.interface import BAR_COLUMNS, Delivery, Request, empty_rejected
-from nexus_assets.resources import open_sources
-from nexus_assets.schemas import BARS, CORRELATION_MATRIX, INDICATOR_ROWS, LABELS, PAIR_RANKINGS
+from nexus_assets.resources import open_feature_store, open_sources
+from nexus_assets.schemas import BARS, CORRELATION_MATRIX, INDICATOR_ROWS, LABELS, PAIR_RANKINGS, Table
 from nexus_assets.services import ServiceState
 from nexus_assets.settings import settings
 from nexus_assets_tests.conftest import DatabaseMaker
@@ -47,12 +51,13 @@ def derive(made: Graph) -> None:
 def correct(store: MarketStore, symbol: str, chosen: Sequence[pd.Timestamp], factors: Sequence[float]) -> None:
     """Deliver these bars anew, multiplied; a factor of zero makes a row that is quarantined."""
     start, end = min(chosen), max(chosen) + pd.Timedelta(1, "h")
-    rows = store.read_raw(symbol, "1h", start, end).set_index("ts", drop=False)
-    rows.loc[list(chosen), ["open", "high", "low", "close"]] *= np.asarray(factors)[:, None]
+    rows = store.read_raw(symbol, "1h", start, end)
+    factor = rows["ts"].map(dict(zip(chosen, factors, strict=True))).fillna(1.0)
+    rows[["open", "high", "low", "close"]] = rows[["open", "high", "low", "close"]].mul(factor, axis=0)
     store.append_delivery(
         Delivery(
             provider="synthetic", request=Request(symbol, "1h", start, end),
-            bars=rows[list(BAR_COLUMNS)].reset_index(drop=True), rejected=empty_rejected(), equal_repeats=0,
+            bars=rows[list(BAR_COLUMNS)], rejected=empty_rejected(), equal_repeats=0,
             price_kind=rows["price_kind"].iloc[0], volume_kind=rows["volume_kind"].iloc[0],
             instrument_kind=rows["instrument_kind"].iloc[0], source="a test",
         ), run_id=None,
@@ -75,6 +80,12 @@ def row_versions(store: MarketStore) -> dict[str, pd.DataFrame]:
         rows = store.database.rows(f"SELECT {keys}, xmin::text::bigint AS written FROM {table.qualified}")
         found[table.qualified] = pd.DataFrame(rows).set_index(list(table.key))["written"]
     return found
+
+
+def partitions_of(table: Table, rows: pd.DataFrame) -> set[str]:
+    if table.key[0] == "day":
+        return {str(day) for day in rows["day"]}
+    return {partition_key(symbol, day) for symbol, day in zip(rows["symbol"], day_of_rows(rows), strict=True)}
 
 
 def bar_times(store: MarketStore, symbol: str, first: str, end: str) -> list[pd.Timestamp]:
@@ -112,10 +123,9 @@ def test_a_correction_reaches_exactly_what_reads_its_bar(loaded: Graph) -> None:
     after = row_versions(store)
     for table in DERIVED:
         old, new = versions[table.qualified], after[table.qualified].reindex(versions[table.qualified].index)
-        touched = old.index[old != new]
-        rewritten = touched.to_frame(index=False)
-        if table.key[0] == "symbol":
-            assert set(rewritten["symbol"]) == {"EURUSD"}
+        rewritten = old[old != new].index.to_frame(index=False)
+        # Exactly the partitions whose values differ have new rows; every other row is the one that was there.
+        assert partitions_of(table, rewritten) == done.of(table).changed
         assert len(rewritten) > 0
     assert still_stale(store) == set()
     rebuilt_equals(loaded)
@@ -135,11 +145,15 @@ def still_stale(store: MarketStore) -> set[object]:
     }  # fmt: skip
 
 
+def identifier(table: Table) -> sql.Identifier:
+    return sql.Identifier(table.schema, table.name)
+
+
 def rebuilt_equals(loaded: Graph) -> None:
     """A full rebuild from the raw rows makes the same bits."""
     before = contents(loaded.store)
     for table in (BARS, *DERIVED):
-        loaded.store.database.run(lambda c, name=table.qualified: c.execute(f"TRUNCATE {name}"))
+        loaded.store.database.run(lambda c, name=table: c.execute(sql.SQL("TRUNCATE {}").format(identifier(name))))
     loaded.run(("market/bars",), ENDS, LOADED_FROM, END_DAY)
     derive(loaded)
     assert contents(loaded.store) == before
@@ -174,6 +188,90 @@ def test_a_withdrawn_bar_and_one_that_comes_back_shift_every_slice_that_holds_th
     assert gaps[["state", "bars"]].values.tolist() == [["missing", 2]]
     rebuilt_equals(loaded)
     assert contents(store) != original
+
+
+def test_pushed_bars_are_served_at_once_and_recorded_in_dagster(loaded: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    import nexus_assets
+    from nexus_assets import pushing
+
+    store, features = loaded.store, open_feature_store(settings())
+    # Redis is shared by the tests; its newest vectors are of other days.
+    features.forget(SYMBOLS, ("1h", "4h"))
+    monkeypatch.setattr(dg.DagsterInstance, "get", staticmethod(lambda: nullcontext(loaded.instance)))
+    pushing._market.cache_clear()
+    newest = bar_times(store, "USDJPY", "2021-05-31", "2021-06-01")[-3:]
+    rows = store.read_raw("USDJPY", "1h", newest[0].to_pydatetime(), newest[-1].to_pydatetime() + timedelta(hours=1))
+    rows["close"] = rows["close"] * 1.00001
+    done = nexus_assets.push_bars("USDJPY", rows, provider="synthetic")
+    assert [counts.changed for counts in done.deliveries] == [3]
+    assert done.served_after < 60
+    served = features.latest(["USDJPY"])["USDJPY"]
+    stored = store.newest_features(["USDJPY"], "1h").iloc[0]
+    assert served.ts == stored["ts"]
+    assert served.known_at == stored["known_at"] == pd.Timestamp(done.deliveries[0].known_at)
+    assert served.features["sma_15"] == stored["sma_15"]
+    for table in (BARS, INDICATOR_ROWS, LABELS):
+        for key in done.corrections.of(table).partitions:
+            event = loaded.instance.get_latest_data_version_record(dg.AssetKey(table.asset_key), partition_key=key)
+            assert event is not None
+            assert event.asset_materialization is not None
+            assert event.asset_materialization.metadata["correction"].value is True
+    again = nexus_assets.push_bars("USDJPY", rows, provider="synthetic", record=False)
+    assert [counts.unchanged for counts in again.deliveries] == [3]
+    assert again.corrections.is_empty
+    back = nexus_assets.withdraw_bars("USDJPY", [newest[-1].to_pydatetime()], provider="synthetic", record=False)
+    assert not back.corrections.is_empty
+    # An older vector never replaces a newer one by itself; that of a bar that is gone is removed first.
+    assert features.latest(["USDJPY"])["USDJPY"].ts == newest[-2]
+    assert pending(store) == set()
+
+
+def test_pushed_bars_without_a_zone_twice_or_of_an_unknown_provider_are_refused(loaded: Graph) -> None:
+    import nexus_assets
+    from nexus_assets import pushing
+    from nexus_assets.errors import NexusError
+
+    pushing._market.cache_clear()
+    row = {"ts": [pd.Timestamp("2021-05-31 10:00")], "open": [1.0], "high": [1.0], "low": [1.0], "close": [1.0]}
+    with pytest.raises(NexusError, match="no time zone"):
+        nexus_assets.push_bars("EURUSD", pd.DataFrame(row), provider="synthetic")
+    row["ts"] = [pd.Timestamp("2021-05-31 10:00", tz="UTC")]
+    with pytest.raises(NexusError, match="somebody has no stored bar of EURUSD"):
+        nexus_assets.push_bars("EURUSD", pd.DataFrame(row), provider="somebody")
+    with pytest.raises(NexusError, match="no column close"):
+        nexus_assets.push_bars("EURUSD", pd.DataFrame(row).drop(columns="close"), provider="synthetic")
+
+
+def test_the_sensor_starts_one_run_that_carries_out_what_is_pending(loaded: Graph) -> None:
+    repository = loaded.definitions.get_repository_def()
+    sensor, job = repository.get_sensor_def("correction_sensor"), repository.get_job("market_corrections")
+    times = bar_times(loaded.store, "EURUSD", "2021-04-20 03:00", "2021-04-20 05:00")
+    correct(loaded.store, "EURUSD", times, [1.0001, 0.9999])
+
+    def tick() -> dg.SensorResult | dg.RunRequest | dg.SkipReason:
+        with dg.build_sensor_context(
+            instance=loaded.instance, repository_def=repository, resources={"market_store": loaded.store}
+        ) as context:
+            return sensor(context)  # pyright: ignore[reportReturnType]
+
+    assert isinstance(tick(), dg.SkipReason)  # a run may be about to make the bars
+    loaded.store.database.run(
+        lambda c: c.execute(
+            "UPDATE nexus.slices SET written_at = written_at - interval '1 day', "
+            "changed_at = changed_at - interval '1 day'"
+        )
+    )
+    request = tick()
+    assert isinstance(request, dg.RunRequest)
+    assert request.run_key == tick().run_key  # pyright: ignore[reportAttributeAccessIssue]
+    result = job.execute_in_process(instance=loaded.instance)
+    assert result.success
+    assert pending(loaded.store) == set()
+    assert isinstance(tick(), dg.SkipReason)
+    for table in (BARS, INDICATOR_ROWS, LABELS, CORRELATION_MATRIX):
+        event = loaded.instance.get_latest_materialization_event(dg.AssetKey(table.asset_key))
+        assert event is not None
+        assert event.run_id == result.run_id
 
 
 def test_a_bar_that_is_not_there_cannot_be_withdrawn(loaded: Graph) -> None:

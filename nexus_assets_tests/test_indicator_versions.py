@@ -134,7 +134,7 @@ class TestANewColumn:
         for module in (asset, transform):
             monkeypatch.setattr(module, "INDICATORS", newer)
             monkeypatch.setattr(module, "INDICATORS_VERSION", 2)
-        monkeypatch.setitem(planning._VERSIONS, INDICATOR_ROWS.qualified, 2)
+        monkeypatch.setitem(planning.VERSIONS, INDICATOR_ROWS.qualified, 2)
 
     def test_it_is_computed_and_the_others_keep_their_bits(self, stored: MarketStore) -> None:
         piece = Slice("EURUSD", self.first, self.end)
