@@ -36,7 +36,6 @@ from nexus_assets.errors import (
 )
 from nexus_assets.instruments import instrument
 from nexus_assets.providers.answers import (
-    TOO_MANY_REQUESTS,
     Subject,
     bar_values,
     cell,
@@ -47,6 +46,7 @@ from nexus_assets.providers.answers import (
     member,
     number,
     read_json,
+    too_many_requests,
     wall_time,
 )
 from nexus_assets.providers.api_provider import ApiProvider
@@ -188,9 +188,7 @@ def refusal(status: int, body: bytes, subject: Subject) -> ProviderError | None:
     if "Note" in answer or "Information" in answer:
         text = str(answer.get("Note") or answer.get("Information"))
         if "Note" in answer or any(word in text.lower() for word in _BUSY):
-            return failure(
-                TOO_MANY_REQUESTS, NAME, subject, "too many requests", text, next_step="Wait, or use another plan."
-            )
+            return too_many_requests(NAME, subject, text, next_step="Wait, or use another plan.")
         return failure(
             PermanentProviderError,
             NAME,

@@ -20,10 +20,12 @@ import orjson
 from nexus_assets.errors import (
     PermanentProviderError,
     ProviderError,
+    RateLimitedError,
     SourceFormatError,
     TransientProviderError,
     UnknownSymbolError,
 )
+from nexus_assets.providers.http_answers import error_class
 from nexus_assets.providers.interface import Request
 from nexus_assets.providers.spellings import recognise
 
@@ -31,10 +33,14 @@ EXCERPT_LENGTH = 160
 EARLIEST, LATEST = datetime(1970, 1, 2, tzinfo=UTC), datetime(2069, 1, 1, tzinfo=UTC)
 """Times outside are not believed; 0 and the largest integers are what broken clocks and programs print."""
 
-TRANSIENT_STATUSES = frozenset({408, 425, 429})
-TOO_MANY_REQUESTS: type[TransientProviderError] = TransientProviderError
-"""What an answer is that says so in its body, whatever its status."""
 MISSING = math.nan
+
+KEY_STATUSES = frozenset({401, 403})
+"""The key is wrong, or its plan does not include what was asked for."""
+
+_PAUSES = {"second": 1.0, "minute": 60.0, "day": 3600.0, "daily": 3600.0}
+"""Seconds to leave an API alone that says which of its limits is used up, the shortest one first. A day's limit may
+end at any hour, so it is tried every hour."""
 
 _SECOND = 1_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -231,16 +237,19 @@ def datetime_of(micros: int) -> datetime:
     return _EPOCH + timedelta(microseconds=micros)
 
 
+def too_many_requests(provider: str, subject: Subject, text: str, *, next_step: str) -> RateLimitedError:
+    """The error of an answer that says so in its body, whatever its status. It asks everybody to wait until the limit
+    that the text names may be over; a minute where it names none."""
+    error = failure(RateLimitedError, provider, subject, "too many requests", text, next_step=next_step)
+    error.retry_after = next((pause for word, pause in _PAUSES.items() if word in text.lower()), 60.0)
+    return error
+
+
 def refused(status: int, body: bytes, provider: str, subject: Subject, *, key_setting: str) -> ProviderError:
     """The error of an answer whose status is not a success and whose body the provider does not explain."""
-    if status in TRANSIENT_STATUSES or status >= 500:
-        return failure(
-            TransientProviderError, provider, subject, f"the server answered {status}", body, next_step="Ask later."
-        )
-    next_step = "Read the answer; the same request will be refused again."
-    if status in (401, 403):
+    kind = error_class(status) or PermanentProviderError
+    next_step = "Ask later." if kind.transient else "Read the answer; the same request will be refused again."
+    if status in KEY_STATUSES:
         next_step = f"Check {key_setting or 'whether the service allows this use'}: the key is wrong, or its plan "
         next_step += "does not include this."
-    return failure(
-        PermanentProviderError, provider, subject, f"the server answered {status}", body, next_step=next_step
-    )
+    return failure(kind, provider, subject, f"the server answered {status}", body, next_step=next_step)

@@ -29,7 +29,6 @@ from nexus_assets.errors import (
     UnknownSymbolError,
 )
 from nexus_assets.providers.answers import (
-    TOO_MANY_REQUESTS,
     Subject,
     bar_values,
     cell,
@@ -37,6 +36,7 @@ from nexus_assets.providers.answers import (
     micros_of,
     number,
     read_json,
+    too_many_requests,
     unix_time,
     wall_time,
 )
@@ -134,14 +134,8 @@ def refusal(status: int, body: bytes, subject: Subject) -> ProviderError | None:
     if status != 402:
         return None
     if b"limit" in body.lower():
-        return failure(
-            TOO_MANY_REQUESTS,
-            NAME,
-            subject,
-            "the calls of the day are used up",
-            body,
-            next_step="They come back at midnight GMT.",
-        )
+        text = body.decode("utf-8", "replace")
+        return too_many_requests(NAME, subject, text, next_step="The calls of the day come back at midnight GMT.")
     return failure(
         PermanentProviderError,
         NAME,

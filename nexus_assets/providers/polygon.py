@@ -33,7 +33,6 @@ from nexus_assets.errors import (
     UnknownSymbolError,
 )
 from nexus_assets.providers.answers import (
-    TOO_MANY_REQUESTS,
     Subject,
     bar_values,
     cell,
@@ -44,6 +43,7 @@ from nexus_assets.providers.answers import (
     micros_of,
     number,
     read_json,
+    too_many_requests,
     unix_time,
 )
 from nexus_assets.providers.api_provider import ApiProvider
@@ -184,15 +184,11 @@ def refusal(status: int, body: bytes, subject: Subject) -> ProviderError | None:
     if not isinstance(answer, dict) or answer.get("status") not in _REFUSED:
         return None
     text = str(answer.get("error") or answer.get("message") or answer)
-    kind = TOO_MANY_REQUESTS if "exceeded" in text else PermanentProviderError
-    return failure(
-        kind,
-        NAME,
-        subject,
-        f"Polygon refuses it as {answer['status']}",
-        text,
-        next_step="Wait a minute." if kind is TOO_MANY_REQUESTS else "Check POLYGON_API_KEY and its plan.",
-    )
+    if "exceeded" in text:
+        return too_many_requests(NAME, subject, text, next_step="Wait a minute.")
+    fact = f"Polygon refuses it as {answer['status']}"
+    hint = "Check POLYGON_API_KEY and its plan."
+    return failure(PermanentProviderError, NAME, subject, fact, text, next_step=hint)
 
 
 class PolygonProvider(ApiProvider):

@@ -33,8 +33,6 @@ from nexus_assets.errors import (
     UnknownSymbolError,
 )
 from nexus_assets.providers.answers import (
-    TOO_MANY_REQUESTS,
-    TRANSIENT_STATUSES,
     Subject,
     bar_values,
     cell,
@@ -42,9 +40,11 @@ from nexus_assets.providers.answers import (
     failure,
     member,
     read_json,
+    too_many_requests,
     utc_time,
 )
 from nexus_assets.providers.api_provider import ApiProvider
+from nexus_assets.providers.http_answers import error_class
 from nexus_assets.providers.interface import Request
 from nexus_assets.providers.pages import Kinds, Page, parts
 from nexus_assets.providers.spellings import Spelling, spelling
@@ -140,15 +140,13 @@ def refusal(status: int, body: bytes, subject: Subject) -> ProviderError | None:
     if error is None:
         return None
     code, message = error
-    if code in TRANSIENT_STATUSES or code >= 500 or status >= 500:
-        return failure(
-            TOO_MANY_REQUESTS if code == 429 else TransientProviderError,
-            NAME,
-            subject,
-            f"Twelve Data refuses it for now ({code})",
-            message,
-            next_step="Credits come back every minute, and at midnight UTC; wait, or use another plan.",
-        )
+    if code == 429:
+        hint = "Credits come back every minute, and at midnight UTC; wait, or use another plan."
+        return too_many_requests(NAME, subject, message, next_step=hint)
+    said = error_class(code) if code else None
+    if status >= 500 or (said is not None and said.transient):
+        fact = f"Twelve Data refuses it for now ({code})"
+        return failure(TransientProviderError, NAME, subject, fact, message, next_step="Ask later.")
     if code == 404 or "symbol** not found" in message:
         return failure(
             UnknownSymbolError,

@@ -27,8 +27,18 @@ from nexus_assets.errors import (
     SourceFormatError,
     UnknownSymbolError,
 )
-from nexus_assets.providers.answers import Subject, bar_values, check_symbol, failure, member, read_json, unix_time
+from nexus_assets.providers.answers import (
+    KEY_STATUSES,
+    Subject,
+    bar_values,
+    check_symbol,
+    failure,
+    member,
+    read_json,
+    unix_time,
+)
 from nexus_assets.providers.api_provider import ApiProvider
+from nexus_assets.providers.http_answers import error_class
 from nexus_assets.providers.interface import Request
 from nexus_assets.providers.pages import Kinds, Page, parts
 from nexus_assets.providers.spellings import Spelling, spelling
@@ -179,7 +189,8 @@ def says_no_bars(body: bytes) -> bool:
 def refusal(status: int, body: bytes, subject: Subject) -> ProviderError | None:
     """The error that Yahoo explains, whatever the status; None where there is none."""
     error = explanation(body)
-    if error is None or status in (401, 403, 408, 429) or status >= 500:
+    said = error_class(status)
+    if error is None or status in KEY_STATUSES or (said is not None and said.transient):
         return None
     code, description = error
     if code == "Not Found" or description.startswith("No data found"):

@@ -9,6 +9,7 @@ import pytest
 
 from nexus_assets.errors import (
     PermanentProviderError,
+    RateLimitedError,
     SourceFormatError,
     TransientProviderError,
     UnknownSymbolError,
@@ -135,12 +136,12 @@ def test_rows_that_cannot_be_read_are_rejected() -> None:
 @pytest.mark.parametrize(
     ("status", "answer", "kind"),
     [
-        (200, {"Note": "Our standard API call frequency is 5 calls per minute."}, TransientProviderError),
-        (200, {"Information": RATE_LIMIT}, TransientProviderError),
+        (200, {"Note": "Our standard API call frequency is 5 calls per minute."}, RateLimitedError),
+        (200, {"Information": RATE_LIMIT}, RateLimitedError),
         (
             200,
             {"Information": "Please consider spreading out your requests (1 request per second)"},
-            TransientProviderError,
+            RateLimitedError,
         ),
         (200, {"Information": "This is a premium endpoint. You may subscribe"}, PermanentProviderError),
         (200, {"Error Message": "the parameter apikey is invalid or missing."}, PermanentProviderError),
@@ -252,3 +253,18 @@ def test_a_recorded_quote_is_read(real_data: Path) -> None:
 def test_the_recorded_demonstration_key_is_refused_for_good(real_data: Path) -> None:
     raw = recorded(real_data, "alpha_vantage/information_demo_key_error.json")
     assert type(refusal(200, raw, DAY)) is PermanentProviderError
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("Our standard API call frequency is 5 calls per minute and 500 calls per day.", 60),
+        ("We have detected your API key and our rate limit is 25 requests per day.", 3600),
+        ("Please spread out your requests (1 request per second); the rate limit is 25 requests per day.", 1),
+        ("Our rate limit was reached.", 60),
+    ],
+)
+def test_everybody_waits_until_the_limit_that_was_named_may_be_over(text: str, seconds: float) -> None:
+    with pytest.raises(RateLimitedError) as caught:
+        provider(answering({"Information": text})).fetch(DAY)
+    assert caught.value.retry_after == seconds

@@ -9,6 +9,7 @@ import pytest
 
 from nexus_assets.errors import (
     PermanentProviderError,
+    RateLimitedError,
     SourceFormatError,
     TransientProviderError,
     UnknownSymbolError,
@@ -98,11 +99,11 @@ def test_no_bars_is_an_empty_delivery() -> None:
     ("status", "answer", "kind"),
     [
         (401, "Unauthenticated", PermanentProviderError),
-        (402, "You exceeded your daily API requests limit.", TransientProviderError),
+        (402, "You exceeded your daily API requests limit.", RateLimitedError),
         (402, "Payment required", PermanentProviderError),
         (403, "Forbidden. Please contact support@eodhistoricaldata.com", PermanentProviderError),
         (404, "Ticker Not Found.", UnknownSymbolError),
-        (429, "Too many requests", TransientProviderError),
+        (429, "Too many requests", RateLimitedError),
         (502, "<html>", TransientProviderError),
         (200, "<html>", TransientProviderError),
         (200, '[{"timestamp":17399', TransientProviderError),

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from nexus_assets import trading_calendar
 from nexus_assets.errors import (
     PermanentProviderError,
+    RateLimitedError,
     SourceFormatError,
     TransientProviderError,
     UnknownSymbolError,
@@ -291,7 +292,7 @@ def test_an_answer_that_is_not_one_is_refused_with_symbol_range_and_excerpt(
         (400, b'{"errorMessage":"Invalid value specified for \'instrument\'"}', UnknownSymbolError),
         (400, b'{"errorMessage":"Maximum value for \'count\' exceeded"}', PermanentProviderError),
         (401, b'{"errorMessage":"Insufficient authorization to perform request."}', PermanentProviderError),
-        (429, b"", TransientProviderError),
+        (429, b"", RateLimitedError),
         (500, b"<html>", TransientProviderError),
         (503, b'{"errorMessage":"instrument service down"}', TransientProviderError),
     ],

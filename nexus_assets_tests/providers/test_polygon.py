@@ -9,6 +9,7 @@ import pytest
 
 from nexus_assets.errors import (
     PermanentProviderError,
+    RateLimitedError,
     SourceFormatError,
     TransientProviderError,
     UnknownSymbolError,
@@ -127,7 +128,7 @@ def test_rows_that_cannot_be_read_are_rejected() -> None:
     [
         (401, {"status": "ERROR", "error": "Unknown API Key"}, PermanentProviderError),
         (403, {"status": "NOT_AUTHORIZED", "message": "You are not entitled to this data."}, PermanentProviderError),
-        (429, {"status": "ERROR", "error": "You've exceeded the maximum requests per minute"}, TransientProviderError),
+        (429, {"status": "ERROR", "error": "You've exceeded the maximum requests per minute"}, RateLimitedError),
         (200, {"status": "ERROR", "error": "You've exceeded the maximum requests per minute"}, TransientProviderError),
         (200, {"status": "NOT_AUTHORIZED", "message": "You are not entitled to this data."}, PermanentProviderError),
         (500, "", TransientProviderError),

@@ -9,6 +9,7 @@ import pytest
 
 from nexus_assets.errors import (
     PermanentProviderError,
+    RateLimitedError,
     SourceFormatError,
     TransientProviderError,
     UnknownSymbolError,
@@ -124,8 +125,8 @@ def test_a_range_without_bars_is_an_empty_delivery(status: int) -> None:
 @pytest.mark.parametrize(
     ("status", "answer", "kind"),
     [
-        (200, error(429, "You have run out of API credits for the current minute."), TransientProviderError),
-        (429, error(429, "You have run out of API credits for the day."), TransientProviderError),
+        (200, error(429, "You have run out of API credits for the current minute."), RateLimitedError),
+        (429, error(429, "You have run out of API credits for the day."), RateLimitedError),
         (200, error(500, "internal"), TransientProviderError),
         (200, error(401, "**apikey** parameter is incorrect"), PermanentProviderError),
         (200, error(403, "available exclusively with grow plans"), PermanentProviderError),

@@ -10,6 +10,7 @@ import pytest
 
 from nexus_assets.errors import (
     PermanentProviderError,
+    RateLimitedError,
     SourceFormatError,
     TransientProviderError,
     UnknownSymbolError,
@@ -152,7 +153,7 @@ def test_a_range_without_bars_is_an_empty_delivery(status: int) -> None:
         (200, error("Not Found", "No data found, symbol may be delisted"), UnknownSymbolError),
         (422, error("Unprocessable Entity", "1h data not available for startTime=1"), PermanentProviderError),
         (401, {"finance": {"error": {"code": "Unauthorized", "description": "Invalid Crumb"}}}, PermanentProviderError),
-        (429, "Edge: Too Many Requests", TransientProviderError),
+        (429, "Edge: Too Many Requests", RateLimitedError),
         (999, "Request denied", TransientProviderError),
         (502, "<html>", TransientProviderError),
         (200, "<html>We are upgrading</html>", TransientProviderError),
