@@ -33,6 +33,10 @@ _STALE = 2 / 5
 LONGEST_HOLD_S = 3600.0
 """A provider that asks to be left alone for longer is asked again after this."""
 
+UNLIMITED = "unlimited"
+MINUTE = 60
+DAY = 86400
+
 _PREFIX = "nexus:budget"
 _HELD = f"{_PREFIX}:held"
 _JITTER_S = 0.05
@@ -58,33 +62,33 @@ class Window:
 
 
 def parse_windows(text: str) -> tuple[Window, ...]:
-    """Windows from text such as `8/minute; 800/day` or `10 per 2 second`; none from an empty one.
+    """Windows from text such as `8/minute; 800/day` or `10 per 2 second`; none from `unlimited` or an empty one.
 
     Raises:
         SettingsError: it cannot be read.
     """
-    if not text.strip():
+    if text.strip().lower() in ("", UNLIMITED):
         return ()
     try:
         items = parse_many(text)
     except ValueError:
         raise SettingsError(
-            f"The rate budget {text!r} cannot be read.", next_step="Write it as 8/minute or 8/minute; 800/day."
+            f"The rate budget {text!r} cannot be read.",
+            next_step=f"Write it as 8/minute, 8/minute; 800/day, or {UNLIMITED}.",
         ) from None
     return tuple(Window(item.amount, item.get_expiry()) for item in items)
 
 
-MINUTE = 60
-DAY = 86400
-
 DEFAULT_WINDOWS: Mapping[str, tuple[Window, ...]] = MappingProxyType(
     {
+        "oanda": (Window(100, 1),),
+        "eodhd": (Window(1000, MINUTE),),
         "alpha_vantage": (Window(5, MINUTE),),
         "twelve_data": (Window(8, MINUTE), Window(800, DAY)),
         "polygon": (Window(5, MINUTE),),
     }
 )
-"""Free plans. A provider that is not named has no budget of its own."""
+"""What the services allow: OANDA to everybody, EODHD on paid plans, the others on free ones. Yahoo tells no limit."""
 
 
 class RateBudget:

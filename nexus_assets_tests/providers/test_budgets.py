@@ -84,11 +84,13 @@ def test_what_remains_is_told_by_window(state: ControlState) -> None:
     for _ in range(3):
         budget.acquire(0)
     assert budget.remaining() == {"8 a minute": 5, "800 a day": 797}
-    assert RateBudget("oanda", state).remaining() == {}
+    assert RateBudget("yahoo", state).remaining() == {}
 
 
-def test_the_default_budgets_are_those_of_the_free_plans() -> None:
+def test_the_default_budgets_are_those_that_the_services_tell() -> None:
     assert {name: [str(window) for window in windows] for name, windows in DEFAULT_WINDOWS.items()} == {
+        "oanda": ["100 a second"],
+        "eodhd": ["1000 a minute"],
         "alpha_vantage": ["5 a minute"],
         "twelve_data": ["8 a minute", "800 a day"],
         "polygon": ["5 a minute"],
@@ -98,7 +100,7 @@ def test_the_default_budgets_are_those_of_the_free_plans() -> None:
 def test_budgets_are_read_from_text_as_people_write_them() -> None:
     assert parse_windows("8/minute; 800/day") == (Window(8, 60), Window(800, 86400))
     assert parse_windows("10 per 2 second") == (Window(10, 2),)
-    assert parse_windows("  ") == ()
+    assert parse_windows("  ") == parse_windows("unlimited") == ()
     with pytest.raises(SettingsError, match="'8 a fortnight'"):
         parse_windows("8 a fortnight")
 
