@@ -242,7 +242,7 @@ def check_reach(request: Request, pages: Sequence[Page]) -> None:
 class AlphaVantageProvider(ApiProvider):
     """Currencies of Alpha Vantage."""
 
-    name: ClassVar[str] = NAME
+    name: str = NAME
     key_setting: ClassVar[str] = "ALPHAVANTAGE_API_KEY"
     url: ClassVar[str] = URL
     timeframes: ClassVar[Mapping[str, str]] = INTERVALS

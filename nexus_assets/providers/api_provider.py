@@ -35,7 +35,7 @@ class ApiProvider(ABC):
     Subclasses say how pages are asked for and read; both are pure functions of their modules.
     """
 
-    name: ClassVar[str]
+    name: str
     key_setting: ClassVar[str]
     """The setting that holds the key, for messages; empty where the API has none."""
     url: ClassVar[str]

@@ -149,7 +149,7 @@ def refusal(status: int, body: bytes, subject: Subject) -> ProviderError | None:
 class EodhdProvider(ApiProvider):
     """Intraday bars of EODHD."""
 
-    name: ClassVar[str] = NAME
+    name: str = NAME
     key_setting: ClassVar[str] = "EODHD_API_TOKEN"
     url: ClassVar[str] = URL
     timeframes: ClassVar[Mapping[str, str]] = INTERVALS

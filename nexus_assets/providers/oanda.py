@@ -252,7 +252,7 @@ def refusal(status: int, body: bytes, subject: Subject) -> ProviderError | None:
 class OandaProvider(ApiProvider):
     """Candles and quotes of an account at OANDA, practice or live."""
 
-    name: ClassVar[str] = NAME
+    name: str = NAME
     key_setting: ClassVar[str] = "OANDA_API_KEY"
     url: ClassVar[str] = PRACTICE_URL
     timeframes: ClassVar[Mapping[str, str]] = GRANULARITIES

@@ -194,7 +194,7 @@ def refusal(status: int, body: bytes, subject: Subject) -> ProviderError | None:
 class PolygonProvider(ApiProvider):
     """Aggregates and last quotes of Polygon.io."""
 
-    name: ClassVar[str] = NAME
+    name: str = NAME
     key_setting: ClassVar[str] = "POLYGON_API_KEY"
     url: ClassVar[str] = URL
     timeframes: ClassVar[Mapping[str, str]] = RANGES

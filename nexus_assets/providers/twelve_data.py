@@ -170,7 +170,7 @@ def says_no_bars(body: bytes) -> bool:
 class TwelveDataProvider(ApiProvider):
     """Time series of Twelve Data."""
 
-    name: ClassVar[str] = NAME
+    name: str = NAME
     key_setting: ClassVar[str] = "TWELVEDATA_API_KEY"
     url: ClassVar[str] = URL
     timeframes: ClassVar[Mapping[str, str]] = INTERVALS

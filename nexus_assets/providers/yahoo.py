@@ -215,7 +215,7 @@ def refusal(status: int, body: bytes, subject: Subject) -> ProviderError | None:
 class YahooProvider(ApiProvider):
     """Charts of Yahoo Finance. There is no key and no quote with bid and ask."""
 
-    name: ClassVar[str] = NAME
+    name: str = NAME
     key_setting: ClassVar[str] = ""
     url: ClassVar[str] = URL
     timeframes: ClassVar[Mapping[str, str]] = INTERVALS
