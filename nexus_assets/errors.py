@@ -13,8 +13,10 @@ NexusError
 └── ProviderError            a market data provider failed
     ├── TransientProviderError   the same request may work later
     │   ├── CircuitOpenError         nothing was sent: the provider failed repeatedly and is left alone for a while
-    │   └── RateLimitedError         the provider, or our budget for it, refuses more requests for now
-    │       └── BudgetExhaustedError     nothing was sent: our budget would not allow it in time
+    │   ├── RateLimitedError         the provider, or our budget for it, refuses more requests for now
+    │   │   └── BudgetExhaustedError     nothing was sent: our budget would not allow it in time
+    │   ├── StaleDataError           the provider answered, without the newest bars
+    │   └── ImplausibleDataError     the provider answered with rows of which most cannot be true
     └── PermanentProviderError   the same request will not work later
         ├── UnknownSymbolError       the provider does not have this symbol
         └── SourceFormatError        the provider's answer, or a file, cannot be read
@@ -95,6 +97,14 @@ class RateLimitedError(TransientProviderError):
 
 class BudgetExhaustedError(RateLimitedError):
     """Nothing was sent: our budget would not allow it in time."""
+
+
+class StaleDataError(TransientProviderError):
+    """The provider answered, without the newest bars."""
+
+
+class ImplausibleDataError(TransientProviderError):
+    """The provider answered with rows of which most cannot be true."""
 
 
 class PermanentProviderError(ProviderError):

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import ClassVar, TypeVar
 
 from pydantic import SecretStr
@@ -42,6 +42,8 @@ class ApiProvider(ABC):
     """Where the API is, unless told otherwise."""
     timeframes: ClassVar[Mapping[str, str]]
     """{our timeframe: the API's}."""
+    lag: ClassVar[timedelta] = timedelta(0)
+    """How long after its end a bar takes to be there; it is not missed before."""
 
     def __init__(
         self,

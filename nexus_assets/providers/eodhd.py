@@ -153,6 +153,7 @@ class EodhdProvider(ApiProvider):
     key_setting: ClassVar[str] = "EODHD_API_TOKEN"
     url: ClassVar[str] = URL
     timeframes: ClassVar[Mapping[str, str]] = INTERVALS
+    lag: ClassVar[timedelta] = timedelta(hours=3)
 
     def calls(self, request: Request, now: datetime) -> list[Call]:
         return requests_for(request, now)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nexus_assets import trading_calendar
 from nexus_assets.errors import SettingsError
+from nexus_assets.providers.api_provider import ApiProvider
 from nexus_assets.providers.connections import Connections
 from nexus_assets.providers.declared_hours import declared_overrides
 from nexus_assets.providers.files import FilesProvider
@@ -68,6 +69,11 @@ class Sources:
     def priority(self) -> tuple[str, ...]:
         """The providers' names, the preferred one first."""
         return tuple(dict.fromkeys(source.provider.name for source in self.in_use))
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """The names of the market-data services among them."""
+        return tuple(provider.name for provider in self.providers if isinstance(provider, ApiProvider))
 
     def for_symbol(self, symbol: str, timeframe: str) -> list[Provider]:
         """The providers of a symbol's bars, the preferred one first; empty where there is none."""
