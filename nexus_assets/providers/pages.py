@@ -29,6 +29,10 @@ from nexus_assets.providers.interface import (
 )
 from nexus_assets.timeframes import length
 
+EARLY_TOLERANCE = timedelta(days=1)
+"""An answer to a part of a range begins at most so long before it: services align what they are asked to bars or days.
+One that begins earlier is the answer to another request."""
+
 FUTURE_TOLERANCE = timedelta(days=1)
 """A bar that opens later than this is a wrong time, not a clock that differs from ours."""
 
@@ -184,17 +188,21 @@ def parts(request: Request, span: timedelta, now: datetime) -> list[Request]:
 
 
 def check_part(provider: str, page: Page) -> None:
-    """Refuse the answer to a part of a range that holds rows, but none of that part.
+    """Refuse the answer to a part of a range that holds rows, but none of that part, or that begins long before it.
 
     Raises:
-        TransientProviderError: so it is; to take it for "no bars" would lose some.
+        TransientProviderError: so it is; to take what it lacks for "no bars" would lose some.
     """
-    if page.first_open is None or page.ts or page.incomplete or page.unusable:
+    if page.first_open is None:
+        return
+    begins_early = page.first_open < micros_of(page.request.start - EARLY_TOLERANCE)
+    if not begins_early and (page.ts or page.incomplete or page.unusable):
         return
     raise failure(
         TransientProviderError,
         provider,
         page.request,
-        f"the answer holds {page.rows:,} rows from {datetime_of(page.first_open):%Y-%m-%dT%H:%MZ}, none of the range",
+        f"the answer holds {page.rows:,} rows from {datetime_of(page.first_open):%Y-%m-%dT%H:%MZ} on, and is not of "
+        f"the range",
         next_step="It is stale, or the answer to another request; ask again.",
     )

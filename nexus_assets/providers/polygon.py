@@ -48,7 +48,7 @@ from nexus_assets.providers.answers import (
 )
 from nexus_assets.providers.api_provider import ApiProvider
 from nexus_assets.providers.interface import Request
-from nexus_assets.providers.pages import Kinds, Page
+from nexus_assets.providers.pages import Kinds, Page, check_part
 from nexus_assets.providers.quotes import Quote
 from nexus_assets.providers.spellings import Spelling, spelling
 from nexus_assets.providers.transport import Call
@@ -90,8 +90,10 @@ def check_further(request: Request, pages: Sequence[Page]) -> None:
     """Refuse a page that was delivered before, which would lead round in a circle or end the range too early.
 
     Raises:
-        TransientProviderError: the last page leads where an earlier one led, or its last bar is no later.
+        TransientProviderError: the last page leads where an earlier one led, its last bar is no later, or it holds
+            bars of another range only.
     """
+    check_part(NAME, pages[-1])
     seen = [page.next_page for page in pages if page.next_page is not None]
     opens = [page.last_open for page in pages if page.last_open is not None]
     if len(set(seen)) < len(seen) or any(later <= earlier for earlier, later in pairwise(opens)):

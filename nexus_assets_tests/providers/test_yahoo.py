@@ -132,7 +132,7 @@ def test_a_range_that_yahoo_no_longer_keeps_is_refused_and_not_empty() -> None:
 
 def test_an_answer_with_rows_of_another_week_is_not_taken_for_no_bars() -> None:
     transport = answering(chart(hours(utc("2025-02-03"), 1, 2), granularity="1m"))
-    with pytest.raises(TransientProviderError, match="2 rows from 2025-02-03T01:00Z, none of the range"):
+    with pytest.raises(TransientProviderError, match="2 rows from 2025-02-03T01:00Z on"):
         provider(transport).fetch(ask("EURUSD", "1m", "2025-02-01", "2025-02-18"))
 
 
