@@ -8,6 +8,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table as Grid
 
 from nexus_assets.errors import SettingsError
@@ -20,9 +21,35 @@ if TYPE_CHECKING:
 app = typer.Typer(help="The market-data APIs.", no_args_is_help=True)
 
 
-@app.callback()
-def group() -> None:
-    """Keeps `rehearse` a command of its own while it is the only one."""
+@app.command("test")
+def try_keys(
+    symbol: Annotated[str, typer.Argument(help="Generic symbol, such as EURUSD.")] = "EURUSD",
+    quotes: Annotated[bool, typer.Option("--quotes", help="Ask for the latest bid and ask as well.")] = False,
+) -> None:
+    """Try the keys: one small request to each market-data service. Exit code 1 if none answered."""
+    from nexus_assets.providers.http import HttpLimits
+    from nexus_assets.providers.trial import trials
+    from nexus_assets.resources import open_connections, open_sources
+
+    config = settings()
+    used = open_sources(config).services
+    # Nobody wants to wait here; what is spent still counts in the budget that all processes share.
+    patience = HttpLimits(attempts=1, deadline_s=20.0, budget_s=2.0)
+    grid = Grid("service", "key", "used", "spelling", "answer", "time", title=f"{symbol} {config.base_timeframe}")
+    marks = {True: "green", False: "red", None: "dim"}
+    answered = False
+    for trial in trials(
+        open_connections(config, patience), symbol, config.base_timeframe, now=datetime.now(UTC), quotes=quotes
+    ):
+        answered |= trial.works is True
+        answer = f"[{marks[trial.works]}]{escape(trial.answer)}[/{marks[trial.works]}]"
+        seconds = "" if trial.seconds is None else f"{trial.seconds:.2f} s"
+        is_used = "yes" if trial.service in used else "no"
+        grid.add_row(trial.service, trial.key, is_used, escape(trial.spelling), answer, seconds)
+    CONSOLE.print(grid)
+    if not answered:
+        say("No service answered. docs/providers.md says how to switch each on.")
+    raise typer.Exit(0 if answered else 1)
 
 
 @app.command()
@@ -87,6 +114,7 @@ def _book(folder: Path | None) -> "ProviderBook":
         end = datetime(LAST_DAY.year, LAST_DAY.month, LAST_DAY.day, tzinfo=UTC)
         return ProviderBook(SyntheticProvider(now=lambda: end))
     sources = load_sources(settings().sources or project_root() / "sources.toml", folder)
+    # Without connections there are no services among them.
     book = ProviderBook(*(provider for provider in sources.providers if provider.name != "synthetic"))
     if not book.symbols():
         raise SettingsError(

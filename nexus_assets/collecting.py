@@ -19,7 +19,7 @@ import pandas as pd
 
 from nexus_assets import trading_calendar
 from nexus_assets.doubts import doubt
-from nexus_assets.errors import PermanentProviderError, ProviderError
+from nexus_assets.errors import PermanentProviderError, ProviderError, TransientProviderError
 from nexus_assets.instruments import instrument
 from nexus_assets.market_store import DeliveryCounts, MarketStore
 from nexus_assets.partitions import Slice
@@ -64,7 +64,7 @@ def collect(
 
     Raises:
         PermanentProviderError: no provider is declared for the symbol.
-        ProviderError: every provider failed; the last failure.
+        ProviderError: every provider failed; transient where one of the failures is.
     """
     timeframe = config.base_timeframe
     providers = sources.for_symbol(piece.symbol, timeframe)
@@ -96,8 +96,19 @@ def collect(
                 store.record_failure(provider.name, *found, run_id=run_id)
                 collected.failures.append(found[1])
     if not collected.answers:
-        raise collected.failures[-1]
+        raise _none_answered(piece, collected.failures)
     return collected
+
+
+def _none_answered(piece: Slice, failures: Sequence[ProviderError]) -> ProviderError:
+    if len(failures) == 1:
+        return failures[0]
+    kind = TransientProviderError if any(failure.transient for failure in failures) else PermanentProviderError
+    told = " ".join(f"({number}) {failure}" for number, failure in enumerate(failures, start=1))
+    return kind(
+        f"None of the {len(failures)} providers of {piece} answered. {told}",
+        next_step="market.failed_requests and `nexus status` tell more.",
+    )
 
 
 def lag_of(provider: Provider) -> timedelta:

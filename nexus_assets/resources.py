@@ -3,6 +3,8 @@
 What belongs here: building concrete objects from the settings, when a run needs them and not at import.
 """
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
 
 from nexus_assets.database import Database
@@ -12,6 +14,9 @@ from nexus_assets.market_store import MarketStore
 from nexus_assets.providers.connections import Access, Connections
 from nexus_assets.providers.registry import Sources, load_sources
 from nexus_assets.settings import SERVICES, Settings, project_root, settings
+
+if TYPE_CHECKING:
+    from nexus_assets.providers.http import HttpLimits
 
 
 def open_market_store(config: Settings) -> MarketStore:
@@ -40,8 +45,8 @@ def open_feature_store(config: Settings) -> FeatureStore:
     return FeatureStore(config.redis_url.get_secret_value(), serving_timeframe=config.serving_timeframe)
 
 
-def open_connections(config: Settings) -> Connections:
-    """How the market-data services are reached with these settings."""
+def open_connections(config: Settings, limits: "HttpLimits | None" = None) -> Connections:
+    """How the market-data services are reached with these settings; `limits` say how patiently."""
     keys = {
         "oanda": config.oanda_api_key,
         "eodhd": config.eodhd_api_token,
@@ -58,7 +63,7 @@ def open_connections(config: Settings) -> Connections:
         )
         for name in SERVICES
     }
-    return Connections(access, config.redis_url)
+    return Connections(access, config.redis_url, limits=limits)
 
 
 def open_sources(config: Settings) -> Sources:
