@@ -197,7 +197,10 @@ def export(
     timeframe: Annotated[str, typer.Option(help="Of the rows; NEXUS_SERVING_TIMEFRAME by default.")] = "",
     as_known: Annotated[str, typer.Option(help="Only what was known at this instant.")] = "",
     assume_published: Annotated[
-        float | None, typer.Option(help="With --as-known: minutes after its end that a bar loaded later was known.")
+        float | None, typer.Option(help="With one of these: minutes after its end that a bar loaded later was known.")
+    ] = None,
+    as_served: Annotated[
+        float | None, typer.Option(help="Each row from what was known so many minutes after the end of its bar.")
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an export that is there.")] = False,
     verify: Annotated[bool, typer.Option(help="Compare the export in the folder with its manifest instead.")] = False,
@@ -227,6 +230,7 @@ def export(
         as_known or None,
         config=config,
         assume_published=None if assume_published is None else timedelta(minutes=assume_published),
+        as_served=None if as_served is None else timedelta(minutes=as_served),
     )
     facts = exports.export(
         open_reader(asked, config),

@@ -28,21 +28,24 @@ class Effect:
 
     def add(self, table: Table, old: pd.DataFrame, new: pd.DataFrame) -> None:
         """Count what differs between two states of the same slices."""
-        before, after = (frame.set_index(list(table.key)).sort_index() for frame in (old, new))
-        common = before.index.intersection(after.index)
-        alone = [before.index.difference(common), after.index.difference(common)]
-        differs = np.zeros(len(common), dtype=bool)
+        before, after = (pd.MultiIndex.from_frame(frame[list(table.key)]) for frame in (old, new))
+        position = before.get_indexer(after)
+        common = position >= 0
+        lefts, rights = old.iloc[position[common]].reset_index(drop=True), new[common].reset_index(drop=True)
+        differs = np.zeros(len(rights), dtype=bool)
         for column in table.columns:
             if column.name in table.key:
                 continue
-            left, right = before.loc[common, column.name], after.loc[common, column.name]
+            left, right = lefts[column.name], rights[column.name]
             missing = (left.isna() & right.isna()).to_numpy()
             unequal = ~missing & ~(left.eq(right).fillna(False).to_numpy(dtype=bool))
             differs |= unequal
             if column.type == "float" and unequal.any():
                 moved = float(np.nanmax(np.abs(right[unequal] - left[unequal]), initial=0.0))
                 self.largest[column.name] = max(moved, self.largest.get(column.name, 0.0))
-        touched = common[differs].append(alone).to_frame(index=False)
+        gone = np.delete(np.arange(len(old)), position[common])
+        parts = [rights.loc[differs], old.iloc[gone], new[~common]]
+        touched = pd.concat([part[list(table.key)] for part in parts], ignore_index=True)
         self.rows += len(touched)
         if len(touched) and table.key[0] == "symbol":
             self.changed |= {

@@ -14,6 +14,7 @@ from dagster._core.definitions.data_version import CODE_VERSION_TAG
 from dagster._core.definitions.partitions.utils import get_tags_from_multi_partition_key
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 
+from nexus_assets.assets.specification import WRITERS
 from nexus_assets.correction_report import Corrections
 from nexus_assets.corrections import carry_out, pending
 from nexus_assets.feature_store import FeatureStore
@@ -61,6 +62,7 @@ def materialisations(report: Corrections) -> list[dg.AssetMaterialization]:
 
 
 @dg.op(
+    pool=WRITERS,
     required_resource_keys={"market_store", "feature_store", "sources"},
     description="Make every pending correction's bars again, and exactly what reads them; then serve the new features.",
 )

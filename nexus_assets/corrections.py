@@ -28,11 +28,11 @@ from nexus_assets.closures import (
     label_days,
 )
 from nexus_assets.correction_report import Corrections
-from nexus_assets.errors import DatabaseError
+from nexus_assets.errors import DatabaseError, FeatureStoreError
 from nexus_assets.feature_store import FeatureStore
 from nexus_assets.instruments import instrument
 from nexus_assets.market_store import MarketStore
-from nexus_assets.partitions import Slice, consecutive, days_between
+from nexus_assets.partitions import Slice, consecutive, days_between, partition_key
 from nexus_assets.proposed_market import ProposedMarket
 from nexus_assets.providers.registry import Sources
 from nexus_assets.redis_contract import Slot
@@ -50,9 +50,6 @@ from nexus_assets.serving import push
 from nexus_assets.settings import settings
 from nexus_assets.slice_ledger import ALL_SYMBOLS, WHOLE_TABLE
 from nexus_assets.transforms.correlations import HISTORY_DAYS
-
-VECTORS_KEPT = timedelta(hours=12)
-"""How long a vector may be found in Redis under its ts: longer than the time to live at 4h."""
 
 Cell = planning.Cell
 Progress = Callable[[str], None]
@@ -86,11 +83,16 @@ def propagate(
     *,
     write: bool,
     progress: Progress = lambda _: None,
+    vectors_made: Callable[[Corrections], None] = lambda _: None,
     now: datetime | None = None,
 ) -> Corrections:
     """Make the bars of these days again, and everything that their changes reach; in memory only unless `write`.
 
     Only partitions that were computed before are touched: the others are a backfill's.
+
+    Args:
+        vectors_made: Called when bars and indicators are made, before labels and correlations: somebody waits for
+            what is served from them.
 
     Raises:
         DatabaseError: a slice cannot be written, or a raw row is not accounted for. What was written before is whole,
@@ -102,12 +104,17 @@ def propagate(
     if not days:
         return work.report
     work.remember_stale_analytics(days)
+    work.report.symbols = list(days)
     for symbol, mine in days.items():
         changes = work.bars(symbol, mine)
-        work.features(symbol, mine, changes)
-        progress(f"{symbol}: bars of {len(mine)} days, and the features that they reach")
+        work.indicators(symbol, changes)
+        progress(f"{symbol}: bars of {len(mine)} days, and the indicators that they reach")
+    vectors_made(work.report)
+    for symbol, mine in days.items():
+        work.labels(symbol, mine)
+    progress("labels")
     work.analytics()
-    work.report.symbols = list(days)
+    progress("correlations")
     work.splits_and_months()
     return work.report
 
@@ -121,10 +128,11 @@ def carry_out(
     progress: Progress = lambda _: None,
     served: Callable[[], None] = lambda: None,
 ) -> Corrections:
-    """Propagate, serve the new features, and then make the splits and training sets again that read what changed.
+    """Propagate, serve the new features and then the correlations, and make the splits and training sets again that
+    read what changed.
 
     Args:
-        served: Called when Redis holds the corrected features; what follows is slower and nobody waits for it.
+        served: Called when Redis holds the corrected vectors and prices; what follows is slower, and nobody waits.
 
     Raises:
         DatabaseError: as for propagate.
@@ -132,27 +140,45 @@ def carry_out(
     """
     from nexus_assets.assets import dataset_splits, training_set
 
-    report = propagate(store, sources, cells, write=True, progress=progress)
+    config = settings()
+
+    def serve(report: Corrections) -> None:
+        _serve(store, feature_store, report)
+        served()
+
+    # The tables come first: if Redis cannot be written now, that is tried again, and told, when they are whole.
+    waiting = False
+
+    def serve_early(report: Corrections) -> None:
+        nonlocal waiting
+        try:
+            serve(report)
+        except FeatureStoreError:
+            waiting = True
+
+    report = propagate(store, sources, cells, write=True, progress=progress, vectors_made=serve_early)
     if not report.symbols:
         return report
-    _serve(store, feature_store, report)
-    served()
+    if waiting:
+        serve(report)
+    elif report.of(CORRELATION_MATRIX).changed:
+        push(store, feature_store, config, report.symbols).raise_failures()
     if report.splits:
         frame, _ = dataset_splits.compute(store)
         old = store.read_all(DATASET_SPLITS)
         report.of(DATASET_SPLITS).add(DATASET_SPLITS, old, frame)
         store.replace_all(DATASET_SPLITS, frame)
         progress("splits")
-    report.months = [month for month in report.months if training_set.folder_of(settings(), month).is_dir()]
+    report.months = [month for month in report.months if training_set.folder_of(config, month).is_dir()]
     for month in report.months:
-        training_set.write(store, settings(), month, training_set.folder_of(settings(), month))
+        training_set.write(store, config, month, training_set.folder_of(config, month))
         progress(f"training set of {month:%B %Y}")
     return report
 
 
 def _serve(store: MarketStore, feature_store: FeatureStore, report: Corrections) -> None:
-    """Bring Redis up to the tables: vectors of bars that are gone are removed, those that are kept under their ts are
-    replaced, and the newest are pushed as ever."""
+    """Bring Redis up to the tables: the newest vector of a bar that is gone is removed, because an older one would
+    never replace it, and the newest are pushed as ever."""
     config = settings()
     for timeframe in config.feature_timeframes:
         slots = [Slot(symbol, timeframe) for symbol in report.symbols]
@@ -161,14 +187,6 @@ def _serve(store: MarketStore, feature_store: FeatureStore, report: Corrections)
             gone = slot.symbol not in newest.index or newest[slot.symbol] < pd.Timestamp(vector.ts)
             if gone and (slot.symbol, timeframe) in report.deleted:
                 feature_store.forget([slot.symbol], [timeframe])
-    kept_from = pd.Timestamp(datetime.now(UTC) - VECTORS_KEPT)
-    for symbol in report.symbols:
-        days = {date.fromisoformat(key[:10]) for key in report.of(INDICATOR_ROWS).changed if key.endswith(symbol)}
-        if days and max(days) >= kept_from.date():
-            rows = store.read_slice(
-                INDICATOR_ROWS, symbol=symbol, first_day=kept_from.date(), end_day=max(days) + timedelta(days=1)
-            )
-            feature_store.push_features(rows[(rows["ts"] >= kept_from) & rows["slice_start"].notna()])
     push(store, feature_store, config, report.symbols).raise_failures()
 
 
@@ -180,7 +198,9 @@ class _Propagation:
         proposed: The bars that were made, for a plan to read.
         changes: How the bars of each symbol and timeframe changed.
         changed_at: By symbol, when our write changed its bars; absent where somebody wrote after us.
+        stale_features: By symbol, the slices of its features that were stale before.
         stale_analytics: Days of the tables by day that were stale before.
+        reached: By symbol, the days of each table of features that read a changed bar.
     """
 
     store: MarketStore
@@ -192,14 +212,15 @@ class _Propagation:
     changes: dict[tuple[str, str], BarChanges] = field(default_factory=dict)
     changed_at: dict[str, datetime] = field(default_factory=dict)
     stale_analytics: dict[str, set[date]] = field(default_factory=dict)
-    stale_features: dict[str, set[Cell]] = field(default_factory=dict)
+    stale_features: dict[str, dict[str, set[Cell]]] = field(default_factory=dict)
+    reached: dict[str, dict[str, set[date]]] = field(default_factory=dict)
 
     def bars(self, symbol: str, days: set[date]) -> dict[str, BarChanges]:
         """Make the bars of these days of a symbol; their changes by timeframe."""
         from nexus_assets.assets import bars as asset
 
         if self.write:
-            self.stale_features = self._stale_features(symbol, days)
+            self.stale_features[symbol] = self._stale_features(symbol, days)
         found: dict[str, list[BarChanges]] = {}
         effect = self.report.of(BARS)
         for piece in _slices(symbol, days):
@@ -214,7 +235,7 @@ class _Propagation:
             if self.write:
                 _refuse(asset.unaccounted(piece, made, raw_rows))
                 gaps = asset.gaps_of(self.store, self.sources, piece, made, self.now)
-                asset.write(self.store, piece, made, gaps, read_at)
+                asset.write(self.store, self.sources, piece, made, gaps, read_at)
         if self.write:
             self._note_change(symbol, days)
         changes = {timeframe: joined(parts) for timeframe, parts in found.items()}
@@ -222,8 +243,8 @@ class _Propagation:
         self.changes |= {(symbol, timeframe): change for timeframe, change in changes.items() if len(change.ts)}
         return changes
 
-    def features(self, symbol: str, days: set[date], changes: dict[str, BarChanges]) -> None:
-        """Make the indicators and labels that read a changed bar."""
+    def indicators(self, symbol: str, changes: dict[str, BarChanges]) -> None:
+        """Find the features that read a changed bar, and make the indicators among them."""
         indicators, labels = set[date](), set[date]()
         for timeframe in settings().feature_timeframes:
             change = changes.get(timeframe)
@@ -232,20 +253,28 @@ class _Propagation:
             opens = self.store.read_opens(symbol, timeframe, change.ts[0] - BEFORE, change.ts[-1], AFTER_BARS)
             indicators |= indicator_days(opens, timeframe, change)
             labels |= label_days(opens, timeframe, change, instrument(symbol).asset_class)
-        for table, reached, compute in (
-            (INDICATOR_ROWS, indicators, self._indicators),
-            (LABELS, labels, self._labels),
-        ):
-            for piece in _slices(symbol, self._written(table, symbol, reached)):
-                effect = self.report.of(table)
-                effect.partitions |= set(piece.keys)
-                old = self.store.read_slice(table, symbol=symbol, first_day=piece.first_day, end_day=piece.end_day)
-                effect.add(table, old, compute(piece))
+        self.reached[symbol] = {INDICATOR_ROWS.qualified: indicators, LABELS.qualified: labels}
+        self._make(INDICATOR_ROWS, symbol, self._indicators)
+
+    def labels(self, symbol: str, days: set[date]) -> None:
+        """Make the labels that read a changed bar."""
+        self._make(LABELS, symbol, self._labels)
         if self.write and symbol in self.changed_at:
             for table, stale in self._stale_features(symbol, days).items():
-                reached = {INDICATOR_ROWS.qualified: indicators, LABELS.qualified: labels}[table]
-                unreached = {day for _, day in stale - self.stale_features[table]} - reached
+                unreached = {day for _, day in stale - self.stale_features[symbol][table]} - self.reached[symbol][table]
                 self.store.confirm(table, symbol, sorted(unreached), self.changed_at[symbol])
+
+    def _make(self, table: Table, symbol: str, compute: Callable[[Slice], pd.DataFrame]) -> None:
+        """Make the reached days of a table that were ever written."""
+        effect, days = self.report.of(table), self.reached[symbol][table.qualified]
+        if not days:
+            return
+        written = self.store.ledger(table, [symbol], min(days), max(days) + timedelta(days=1))
+        reached = days & set(written["day"])
+        for piece in _slices(symbol, reached | _weekends_between(reached, set(written["day"]))):
+            effect.partitions |= {partition_key(symbol, day) for day in reached.intersection(piece.days)}
+            old = self.store.read_slice(table, symbol=symbol, first_day=piece.first_day, end_day=piece.end_day)
+            effect.add(table, old, compute(piece))
 
     def _reader(self) -> MarketStore | ProposedMarket:
         return self.store if self.write else ProposedMarket(self.store, self.proposed)
@@ -270,13 +299,6 @@ class _Propagation:
         if self.write:
             return asset.write(self.store, piece, results, read_at)
         return pd.concat([result.labels for result, _ in results], ignore_index=True)
-
-    def _written(self, table: Table, symbol: str, days: set[date]) -> set[date]:
-        """Those of the days on which the table was ever written."""
-        if not days:
-            return set()
-        rows = self.store.ledger(table, [symbol], min(days), max(days) + timedelta(days=1))
-        return days & set(rows["day"])
 
     # The ledger judges staleness generously, by days. What such a change did not reach is confirmed as up to date with
     # it, or the next healing would compute it for nothing.
@@ -380,6 +402,17 @@ class _Propagation:
         self.report.months = sorted(months)
         written = self.store.ledger(DATASET_SPLITS, [ALL_SYMBOLS], WHOLE_TABLE, WHOLE_TABLE + timedelta(days=1))
         self.report.splits = bool(labels) and len(written) > 0
+
+
+def _weekends_between(reached: set[date], written: set[date]) -> set[date]:
+    """Up to two written days between reached ones: made along, they are found unchanged, and a stretch of weeks is one
+    slice instead of one for each week."""
+    near = [timedelta(days=1), timedelta(days=2)]
+    return {
+        day
+        for day in written - reached
+        if any(day - step in reached for step in near) and any(day + step in reached for step in near)
+    }
 
 
 def _slices(symbol: str, days: Iterable[date]) -> list[Slice]:

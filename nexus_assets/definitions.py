@@ -5,6 +5,7 @@ import dagster as dg
 from nexus_assets import assets, checks, resources
 from nexus_assets.catch_up import catch_up_sensor
 from nexus_assets.correction_runs import correction_sensor, market_corrections
+from nexus_assets.dagster_upkeep import dagster_upkeep
 from nexus_assets.io_managers import timescale_io_manager
 from nexus_assets.jobs import JOBS
 from nexus_assets.schedules import SCHEDULES
@@ -13,7 +14,7 @@ from nexus_assets.sensors import feature_store_sensor
 defs = dg.Definitions(
     assets=dg.load_assets_from_package_module(assets),
     asset_checks=dg.load_asset_checks_from_modules([checks]),
-    jobs=[*JOBS, market_corrections],
+    jobs=[*JOBS, market_corrections, dagster_upkeep],
     schedules=SCHEDULES,
     sensors=[feature_store_sensor, catch_up_sensor, correction_sensor],
     resources={

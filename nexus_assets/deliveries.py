@@ -164,7 +164,7 @@ def withdraw(
             raise DatabaseError(
                 f"{len(unknown)} of {len(wanted)} bars of {symbol} {timeframe} by {provider} are not stored or were "
                 f"withdrawn before, the first {unknown[0].isoformat()}. Nothing was withdrawn.",
-                next_step="Look them up in market.raw_ohlc_newest.",
+                next_step="Look them up in market.raw_ohlc_as_corrected.",
             )
         days = pd.Series([row[1] for row in found]).value_counts()
         per_day = pd.DataFrame({"day": days.index, "new": 0, "changed": days.array, "unchanged": 0, "quarantined": 0})

@@ -33,7 +33,6 @@ from nexus_assets.planning import (
     stale_cells,
     stale_days,
     undelivered_downstream,
-    worth_asking,
 )
 from nexus_assets.providers.registry import Sources
 from nexus_assets.resources import open_sources
@@ -43,7 +42,8 @@ from nexus_assets.slice_ledger import ALL_SYMBOLS, WHOLE_TABLE
 
 STAGES: tuple[str, ...] = ("prices", "features", "analytics", "splits")
 WORTH_SPLITTING = 300
-"""Partitions of an asset from which two runs side by side beat one: a run takes seconds to start."""
+"""Partitions of an asset from which two runs side by side beat one: a run takes seconds to start. More runs: in
+proportion."""
 
 JOBS = {
     "prices": market_update.name,
@@ -79,8 +79,7 @@ def plan_stage(store: MarketStore, sources: Sources, config: Settings, extent: E
     """The runs that a stage needs now; none if everything is there."""
     prices_from = load_from(config, extent.first_day)
     first = prices_from - timedelta(days=correlation_reach(config))
-    gaps = worth_asking(store, sources, extent.symbols, prices_from, extent.end_day, config=config)
-    ledger = Ledger.read(store, config.symbols, first, extent.end_day, gaps)
+    ledger = Ledger.read(store, config.symbols, first, extent.end_day, config=config, sources=sources)
     if stage == "prices":
         return _split(_cells(ledger, PRICES, extent, prices_from, config), config, PRICES)
     if stage == "features":
@@ -114,7 +113,7 @@ def _cells(ledger: Ledger, tables: Sequence[Table], extent: Extent, first_day: d
 def _split(cells: set[Cell], config: Settings, tables: Sequence[Table]) -> list[Rectangle]:
     pieces = []
     for rectangle in cover(cells, config.symbols, tables):
-        parallel = 2 if rectangle.partitions >= WORTH_SPLITTING else 1
+        parallel = max(1, min(config.parallel_runs, rectangle.partitions * 2 // WORTH_SPLITTING))
         for piece in split_rectangles(rectangle.symbols, rectangle.first_day, rectangle.end_day, parallel=parallel):
             pieces.append(Rectangle(piece.symbols, piece.first_day, piece.end_day, assets=rectangle.assets))
     return pieces

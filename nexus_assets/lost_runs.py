@@ -7,7 +7,14 @@ import json
 import re
 
 import psutil
-from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster import (
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    DefaultRunLauncher,
+    RunsFilter,
+)
 from dagster._core.storage.dagster_run import RunRecord
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
@@ -19,11 +26,14 @@ def release_lost_runs(instance: DagsterInstance) -> list[str]:
     """Mark runs as failed that were launched on this machine and have no process; the daemon then retries them.
 
     To be called while no daemon is up, which could be launching a run at that moment. A run of another machine's
-    code server is left alone.
+    code server is left alone, and so are all runs where they are launched elsewhere (Celery, Kubernetes): run
+    monitoring asks that launcher.
 
     Returns:
         The ids of the runs.
     """
+    if not isinstance(instance.run_launcher, DefaultRunLauncher):
+        return []
     lost = [
         record.dagster_run
         for record in instance.get_run_records(RunsFilter(statuses=UNDER_WAY))

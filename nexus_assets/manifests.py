@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from nexus_assets import trading_calendar
 from nexus_assets.errors import SettingsError
 from nexus_assets.indicator_table import INDICATORS_VERSION, WARMUP_BARS
+from nexus_assets.instruments import instrument
 from nexus_assets.settings import project_root
 from nexus_assets.training_request import TimeSplit, TrainingRequest
 from nexus_assets.transforms.correlations import CORRELATIONS_VERSION
@@ -128,6 +130,9 @@ def manifest(asked: TrainingRequest, contents: Contents, dropped: Counter[str]) 
             },
             "warm_up_bars": WARMUP_BARS,
             "oldest_joined_value_days": MAX_AGE.days,
+            "calendar": {
+                symbol: trading_calendar.calendar_version(instrument(symbol).asset_class) for symbol in asked.symbols
+            },
             **_environment(),
         },
     }
@@ -149,6 +154,7 @@ def _query(asked: TrainingRequest) -> dict[str, Any]:
         "split": own,
         "as_known": asked.as_known.isoformat() if asked.as_known else None,
         "assume_published_seconds": None if asked.assume_published is None else asked.assume_published.total_seconds(),
+        "as_served_seconds": None if asked.as_served is None else asked.as_served.total_seconds(),
     }
 
 

@@ -39,7 +39,7 @@ from nexus_assets.slice_writer import (
     replace_table,
     slice_lock,
 )
-from nexus_assets.timeframes import TIMEFRAMES
+from nexus_assets.timeframes import TIMEFRAMES, length
 
 __all__ = ["DeliveryCounts", "MarketStore", "WriteCounts"]
 
@@ -93,6 +93,7 @@ class MarketStore(MarketCounts):
         complete: Mapping[date, bool] | None = None,
         code_version: int | None = None,
         read_at: datetime | None = None,
+        inputs: str = "",
     ) -> WriteCounts:
         """Replace exactly the rows of these days in one transaction; see slice_writer.replace_slices.
 
@@ -103,7 +104,7 @@ class MarketStore(MarketCounts):
         where = SliceRange(symbol, tuple(timeframes), first_day, end_day)
         frames = [(Target(table), frame)]
         return replace_slices(
-            self.database, frames, where, complete=complete, code_version=code_version, read_at=read_at
+            self.database, frames, where, complete=complete, code_version=code_version, read_at=read_at, inputs=inputs
         )[0]
 
     def replace_bars(
@@ -120,6 +121,7 @@ class MarketStore(MarketCounts):
         complete: Mapping[date, bool] | None = None,
         code_version: int | None = None,
         read_at: datetime | None = None,
+        inputs: str = "",
     ) -> WriteCounts:
         """Replace the bars of these days, the rows that validation kept out of them, the gaps between them and what
         other providers say of them, in one transaction. No frame, no such rows."""
@@ -131,7 +133,7 @@ class MarketStore(MarketCounts):
             (Target(DISAGREEMENTS), DISAGREEMENTS.empty() if disagreements is None else disagreements),
         ]
         return replace_slices(
-            self.database, frames, where, complete=complete, code_version=code_version, read_at=read_at
+            self.database, frames, where, complete=complete, code_version=code_version, read_at=read_at, inputs=inputs
         )[0]
 
     def replace_all(self, table: Table, frame: pd.DataFrame, *, code_version: int | None = None) -> WriteCounts:
@@ -187,7 +189,7 @@ class MarketStore(MarketCounts):
         """The newest revision of each (ts, provider) with ts in [start, end), by ts and provider; withdrawn ones are
         left out. With `as_known` the newest that had been learned by then; `assume_published` counts bars that were
         first delivered long after their end as learned so long after it."""
-        source = "market.raw_ohlc_newest" if as_known is None else "market.raw_ohlc_as_known(%s, %s)"
+        source = "market.raw_ohlc_as_corrected" if as_known is None else "market.raw_ohlc_as_known(%s, %s)"
         return self.database.frame(
             f"SELECT {_columns(RAW_OHLC)} FROM {source} "
             "WHERE symbol = %s AND timeframe = %s AND ts >= %s AND ts < %s ORDER BY ts, provider",
@@ -221,6 +223,21 @@ class MarketStore(MarketCounts):
     ) -> set[tuple[str, date]]:
         """(symbol, day) with a gap that a provider may still fill; see request_log.days_worth_asking."""
         return request_log.days_worth_asking(self.database, providers, timeframe, first_day, end_day)
+
+    def read_revision_times(
+        self, symbol: str, timeframe: str, start: datetime, end: datetime, assume_published: timedelta | None
+    ) -> pd.DataFrame:
+        """ts, provider and known_at of every revision with ts in [start, end), withdrawals included; history that was
+        loaded later counts as known `assume_published` after its end."""
+        return self.database.frame(
+            """
+            SELECT ts, provider, CASE
+                WHEN backfilled THEN least(known_at, ts + %s::interval + %s::interval) ELSE known_at
+            END AS known_at
+            FROM market.raw_ohlc WHERE symbol = %s AND timeframe = %s AND ts >= %s AND ts < %s
+            """,
+            (length(timeframe), assume_published, symbol, timeframe, start, end),
+        )
 
     def kinds_of(self, symbol: str, timeframe: str, provider: str) -> tuple[str, str, str] | None:
         """price_kind, volume_kind and instrument_kind of the newest raw row of a provider; None without one."""

@@ -10,13 +10,22 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from nexus_assets import services, trading_calendar
-from nexus_assets.database import Database
 from nexus_assets.errors import NexusError
 from nexus_assets.market_store import MarketStore
 from nexus_assets.providers.service_state import ServiceState, service_states
-from nexus_assets.resources import open_feature_store, open_market_store, open_sources
+from nexus_assets.resources import open_dagster_database, open_feature_store, open_market_store, open_sources
 from nexus_assets.services import ServiceStatus
 from nexus_assets.settings import Settings
+from nexus_assets.storage_report import (
+    DagsterTable,
+    TableStorage,
+    columnstore_sentence,
+    dagster_tables,
+    storage_by_table,
+)
+
+LARGEST = 5
+"""Of Dagster's tables, so many are named."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,8 @@ class Overview:
 
     servers: list[ServiceStatus]
     rows: dict[str, int] = field(default_factory=dict)
+    storage: list[TableStorage] = field(default_factory=list)
+    dagster_tables: list[DagsterTable] = field(default_factory=list)
     dagster_bytes: int | None = None
     served: dict[str, str] = field(default_factory=dict)
     market_data: list[ServiceState] = field(default_factory=list)
@@ -68,11 +79,9 @@ class Overview:
             )  # fmt: skip
         console.print(grid)
         if self.rows:
-            grid = Grid("table", "rows", title="Stored")
-            for name, rows in self.rows.items():
-                grid.add_row(name, f"{rows:,}")
-            console.print(grid)
-            console.print(f"Dagster's own database: {_size(self.dagster_bytes)}")
+            console.print(self._stored())
+            console.print(columnstore_sentence(self.storage))
+            console.print(self._dagster())
             console.print(f"Redis serves the features of {len(self.served)} symbols.")
         self._print_market_data(console)
         for problem in self.problems:
@@ -96,6 +105,24 @@ class Overview:
                 grid.add_row(symbol, age.newest_end, f"{age.minutes / 60:,.1f} h", age.provider)
             console.print(grid)
 
+    def _stored(self) -> Grid:
+        storage = {f"{item.schema}.{item.table}": item for item in self.storage}
+        grid = Grid("table", "rows", "size", "columnstore", title="Stored")
+        for name, rows in self.rows.items():
+            item = storage.get(name)
+            grid.add_row(name, f"{rows:,}", _size(item.bytes) if item else "", item.packing if item else "")
+        return grid
+
+    def _dagster(self) -> Grid:
+        """The largest tables; the others are small and many."""
+        grid = Grid("table", "rows, about", "size", title=f"Dagster's own database: {_size(self.dagster_bytes)}")
+        for item in self.dagster_tables[:LARGEST]:
+            grid.add_row(item.table, f"{item.rows:,}", _size(item.bytes))
+        rest = self.dagster_tables[LARGEST:]
+        if rest:
+            grid.add_row(f"{len(rest)} others", f"{sum(i.rows for i in rest):,}", _size(sum(i.bytes for i in rest)))
+        return grid
+
 
 def overview(home: Path, config: Settings) -> Overview:
     """Look at everything; what cannot be read is told in `problems`."""
@@ -103,12 +130,14 @@ def overview(home: Path, config: Settings) -> Overview:
     if not found.all_running:
         return found
     try:
-        found.rows = open_market_store(config).table_counts()
+        store = open_market_store(config)
+        found.rows = store.table_counts()
+        found.storage = store.database.run(storage_by_table)
         if config.dagster_url is not None:
-            plain = config.dagster_url.get_secret_value().replace("postgresql+psycopg2://", "postgresql://", 1)
-            size = Database(plain).rows("SELECT pg_database_size(current_database()) AS bytes")
-            found.dagster_bytes = size[0]["bytes"]
-        found.data_age = data_age(open_market_store(config), config)
+            dagster = open_dagster_database(config)
+            found.dagster_bytes = dagster.rows("SELECT pg_database_size(current_database()) AS bytes")[0]["bytes"]
+            found.dagster_tables = dagster.run(dagster_tables)
+        found.data_age = data_age(store, config)
         found.market_data = service_states(open_sources(config))
         vectors = open_feature_store(config).latest(config.symbols)
         found.served = {symbol: vector.ts.isoformat() for symbol, vector in vectors.items()}
@@ -133,4 +162,4 @@ def _seconds(value: float | None) -> str:
 
 
 def _size(count: int | None) -> str:
-    return "" if count is None else f"{count / 1e6:,.0f} MB"
+    return "" if count is None else f"{count / 1e6:,.0f} MB" if count >= 1e7 else f"{count / 1e6:.1f} MB"

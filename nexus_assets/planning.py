@@ -5,6 +5,7 @@ when anything it may have read changed after it was written. Repeating one is ha
 untouched.
 """
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import ClassVar
 
 from nexus_assets.backfill import Rectangle
 from nexus_assets.indicator_table import INDICATORS_VERSION, WARMUP_BARS
+from nexus_assets.instruments import instrument
 from nexus_assets.market_store import MarketStore
 from nexus_assets.partitions import Slice, consecutive, days_between
 from nexus_assets.providers.registry import Sources
@@ -31,6 +33,7 @@ from nexus_assets.schemas import (
 from nexus_assets.settings import Settings
 from nexus_assets.slice_ledger import ALL_SYMBOLS, WHOLE_TABLE
 from nexus_assets.timeframes import minutes
+from nexus_assets.trading_calendar import calendar_version
 from nexus_assets.transforms.bars import BARS_VERSION
 from nexus_assets.transforms.correlations import (
     CORRELATIONS_VERSION,
@@ -92,10 +95,11 @@ class Ledger:
     """When each slice was written and last changed, from nexus.slices; and which days of prices are worth asking for
     again, from market.gaps."""
 
-    _VALUES: ClassVar = ("written_at", "changed_at", "rows", "complete", "code_version")
+    _VALUES: ClassVar = ("written_at", "changed_at", "rows", "complete", "code_version", "inputs")
 
-    rows: Mapping[tuple[str, str, date], tuple[datetime, datetime, int, bool, int]] = field(default_factory=dict)
+    rows: Mapping[tuple[str, str, date], tuple[datetime, datetime, int, bool, int, str]] = field(default_factory=dict)
     worth_asking: Collection[Cell] = frozenset()
+    inputs: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     @classmethod
     def read(
@@ -104,9 +108,16 @@ class Ledger:
         symbols: Collection[str],
         first_day: date,
         end_day: date,
-        worth_asking: Collection[Cell] = frozenset(),
+        *,
+        config: Settings | None = None,
+        sources: Sources | None = None,
     ) -> "Ledger":
-        """What is stored about every asset's slices on these days, and about tables that are written as a whole."""
+        """What is stored about every asset's slices on these days, and about tables that are written as a whole.
+
+        Args:
+            config, sources: With both, gaps that a provider may still fill count, and slices that were written under
+                another calendar, order of providers or timeframes count as never written.
+        """
         whole = store.ledger(DATASET_SPLITS, [ALL_SYMBOLS], WHOLE_TABLE, WHOLE_TABLE + timedelta(days=1))
         frames = [
             whole,
@@ -117,16 +128,23 @@ class Ledger:
             keys = zip(frame["table_name"], frame["symbol"], frame["day"], strict=True)
             values = zip(*(frame[name] for name in cls._VALUES), strict=True)
             rows.update(zip(keys, values, strict=True))
-        return cls(rows, worth_asking)
+        if config is None or sources is None:
+            return cls(rows)
+        fingerprints = {
+            (table.qualified, symbol): inputs_of(table, symbol, sources, config)
+            for table in (BARS, LABELS)
+            for symbol in symbols
+        }
+        return cls(rows, worth_asking(store, sources, symbols, first_day, end_day, config=config), fingerprints)
 
     def newest_change(self, table: str) -> datetime | None:
         """When the content of any slice of a table last changed, as far as it was read."""
         return max((row[1] for key, row in self.rows.items() if key[0] == table), default=None)
 
     def written(self, table: str, symbol: str, day: date) -> datetime | None:
-        """When the slice was last written; None if never, or by another version of the code."""
+        """When the slice was last written; None if never, by another version of the code, or under other inputs."""
         row = self.rows.get((table, symbol, day))
-        if row is None or row[4] != VERSIONS.get(table, row[4]):
+        if row is None or row[4] != VERSIONS.get(table, row[4]) or row[5] != self.inputs.get((table, symbol), row[5]):
             return None
         return row[0]
 
@@ -140,6 +158,26 @@ class Ledger:
         return any(
             row is not None and row[1] > instant for row in (self.rows.get((table, symbol, day)) for day in days)
         )
+
+
+def inputs_of(table: Table, symbol: str, sources: Sources | None, config: Settings) -> str:
+    """A fingerprint of what a slice of bars or labels follows from besides rows of other tables.
+
+    Bars: the timeframes, the order of the symbol's providers and the hours of each, the kind and price band of the
+    instrument. Labels: the hours of the venue.
+    """
+    item = instrument(symbol)
+    if table is LABELS:
+        return calendar_version(item.asset_class)
+    assert sources is not None  # bars are never planned or made without them
+    providers = sources.priority_of(symbol, config.base_timeframe)
+    facts = [
+        *config.timeframes,
+        *(f"{provider} {calendar_version(item.asset_class, provider)}" for provider in providers),
+        item.kind,
+        *map(repr, item.price_band),
+    ]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
 
 
 def worth_asking(

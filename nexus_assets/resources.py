@@ -32,6 +32,20 @@ def open_market_store(config: Settings) -> MarketStore:
     return MarketStore(Database(config.database_url.get_secret_value()))
 
 
+def open_dagster_database(config: Settings) -> Database:
+    """The database of NEXUS_DAGSTER_URL, for what Dagster itself has no call for.
+
+    Raises:
+        SettingsError: the setting is missing.
+    """
+    if config.dagster_url is None:
+        raise SettingsError(
+            "NEXUS_DAGSTER_URL is not set.", next_step="Run `nexus up`, which writes .env, or set it yourself."
+        )
+    url = config.dagster_url.get_secret_value()
+    return Database(url.replace("postgresql+psycopg2://", "postgresql://", 1))
+
+
 def open_feature_store(config: Settings) -> FeatureStore:
     """The Redis of NEXUS_REDIS_URL.
 

@@ -9,10 +9,11 @@ from datetime import UTC, date, datetime, timedelta
 import dagster as dg
 
 from nexus_assets.backfill import Rectangle
+from nexus_assets.dagster_upkeep import dagster_upkeep
 from nexus_assets.jobs import daily_correlation, market_healing, market_update, training_sets
 from nexus_assets.market_store import MarketStore
 from nexus_assets.partitions import RANGE_END_TAG, RANGE_START_TAG
-from nexus_assets.planning import FEATURES, PRICES, Ledger, cover, load_from, stale_cells, worth_asking
+from nexus_assets.planning import FEATURES, PRICES, Ledger, cover, load_from, stale_cells
 from nexus_assets.providers.registry import Sources
 from nexus_assets.settings import Settings, settings
 from nexus_assets.slices import PLOTS_TAG
@@ -110,16 +111,28 @@ def monthly_training_set(context: dg.ScheduleEvaluationContext) -> dg.RunRequest
     return dg.RunRequest(run_key=month.isoformat(), partition_key=month.isoformat())
 
 
+@dg.schedule(
+    job=dagster_upkeep,
+    cron_schedule="15 3 * * 0",
+    execution_timezone="UTC",
+    default_status=STATUS,
+    description="Every Sunday at 03:15, when markets are closed: old logs, events and runs out of Dagster's database.",
+)
+def weekly_upkeep(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    """A week that was missed is made up for by the next."""
+    return dg.RunRequest(run_key=_day_of(context).isoformat())
+
+
 def healing_rectangles(
     store: MarketStore, sources: Sources, config: Settings, symbols: tuple[str, ...], today: date
 ) -> list[Rectangle]:
     """What healing would run: the union over the stages, because one run holds them all."""
     first = max(config.start_day, today - timedelta(days=config.healing_days))
-    gaps = worth_asking(store, sources, symbols, first, today, config=config)
-    ledger = Ledger.read(store, symbols, load_from(config, first), today + timedelta(days=1), gaps)
+    until = today + timedelta(days=1)
+    ledger = Ledger.read(store, symbols, load_from(config, first), until, config=config, sources=sources)
     tables = (*PRICES, *FEATURES)
     cells = set().union(*(stale_cells(ledger, table, symbols, first, today, config=config) for table in tables))
     return cover(cells, config.symbols, tables)
 
 
-SCHEDULES = [hourly_update, daily_correlation_schedule, daily_healing, monthly_training_set]
+SCHEDULES = [hourly_update, daily_correlation_schedule, daily_healing, monthly_training_set, weekly_upkeep]

@@ -524,6 +524,12 @@ SLICES = Table(
         Column("rows", "integer", "Rows in the slice.", "rows", bounds=(0, None)),
         Column("complete", "boolean", "False while the day is not over, or labels wait for their horizon."),
         Column("code_version", "smallint", "Version of the code that wrote it."),
+        Column(
+            "inputs",
+            "text",
+            "Fingerprint of the calendar, the providers' order and the settings that the rows follow "
+            "from; empty where they follow from other tables alone.",
+        ),
     ),
     key=("table_name", "symbol", "day"),
     time_column=None,

@@ -81,6 +81,10 @@ class Settings(BaseSettings):
     training_label: str = "forward_return_24h"
     demo_days: int = Field(45, ge=1, le=400)
     healing_days: int = Field(14, ge=1, le=366)
+    keep_events_days: int = Field(30, ge=7, le=36_500)
+    keep_runs_days: int = Field(365, ge=7, le=36_500)
+    keep_ticks_days: int = Field(30, ge=1, le=36_500)
+    parallel_runs: int = Field(2, ge=1, le=512, description="Runs that a backfill is cut into side by side.")
     automation: bool = True
     webserver_port: int = Field(3000, ge=1, le=65535)
 
@@ -183,6 +187,11 @@ class Settings(BaseSettings):
             mistakes.append(
                 f"NEXUS_TRAIN_END is {self.train_end} and NEXUS_VALIDATION_END is {self.validation_end}; give both, "
                 "in this order, or none"
+            )
+        if self.keep_runs_days < self.keep_events_days:
+            mistakes.append(
+                f"NEXUS_KEEP_RUNS_DAYS {self.keep_runs_days} is less than NEXUS_KEEP_EVENTS_DAYS "
+                f"{self.keep_events_days}; a run is kept at least as long as its events"
             )
         if mistakes:
             raise ValueError("; ".join(mistakes))

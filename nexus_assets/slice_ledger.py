@@ -30,11 +30,11 @@ class LedgerRow:
 
 _RECORD = """
 INSERT INTO nexus.slices AS slices (
-    table_name, symbol, day, written_at, changed_at, rows, complete, code_version
+    table_name, symbol, day, written_at, changed_at, rows, complete, code_version, inputs
 )
 SELECT
     %(table)s, %(symbol)s, day, coalesce(%(read_at)s::timestamptz, moment.at), moment.at, written.rows,
-    coalesce(complete, (day + 1)::timestamp AT TIME ZONE 'UTC' <= moment.at), %(code_version)s
+    coalesce(complete, (day + 1)::timestamp AT TIME ZONE 'UTC' <= moment.at), %(code_version)s, %(inputs)s
 FROM unnest(%(days)s::date[], %(rows)s::bigint[], %(complete)s::boolean[]) AS written (day, rows, complete)
 CROSS JOIN (SELECT coalesce(%(at)s::timestamptz, clock_timestamp()) AS at) AS moment
 ON CONFLICT (table_name, symbol, day) DO UPDATE SET
@@ -42,7 +42,8 @@ ON CONFLICT (table_name, symbol, day) DO UPDATE SET
     changed_at = CASE WHEN excluded.day = ANY (%(changed)s::date[]) THEN excluded.changed_at ELSE slices.changed_at END,
     rows = excluded.rows,
     complete = excluded.complete,
-    code_version = excluded.code_version
+    code_version = excluded.code_version,
+    inputs = excluded.inputs
 """
 
 
@@ -55,6 +56,7 @@ def record(
     code_version: int,
     at: datetime | None = None,
     read_at: datetime | None = None,
+    inputs: str = "",
 ) -> None:
     """Note that these slices were written now; changed_at moves only where the content changed.
 
@@ -62,6 +64,7 @@ def record(
         connection: In the transaction that writes the slices, under their lock.
         symbol: ALL_SYMBOLS for a table by day only.
         at: The moment, where the slices carry one already; else the server's clock.
+        inputs: Fingerprint of what the rows follow from besides other tables; see planning.inputs_of.
         read_at: When the input was read, for written_at: what changed in it since makes the slice stale.
     """
     connection.execute(
@@ -72,6 +75,7 @@ def record(
             "code_version": code_version,
             "at": at,
             "read_at": read_at,
+            "inputs": inputs,
             "days": [row.day for row in rows],
             "rows": [row.rows for row in rows],
             "complete": [row.complete for row in rows],

@@ -99,6 +99,7 @@ def replace_slices(
     complete: Mapping[date, bool] | None = None,
     code_version: int | None = None,
     read_at: datetime | None = None,
+    inputs: str = "",
 ) -> list[WriteCounts]:
     """Replace the slice in each table, in one transaction; the first table is the asset that the ledger is kept for.
 
@@ -107,6 +108,7 @@ def replace_slices(
         complete: By day, what the ledger says of it; default: whether the day is over.
         code_version: For the ledger; default: the rows' own code_version, 1 where there is none.
         read_at: For the ledger: when the input was read; default: now.
+        inputs: For the ledger: fingerprint of what the rows follow from besides other tables.
 
     Raises:
         PartitionError: a row lies outside the slice, or the slice does not fit the table. Nothing is written.
@@ -131,6 +133,7 @@ def replace_slices(
             ],
             code_version=version,
             read_at=read_at,
+            inputs=inputs,
         )
         return [counts, *(more for more, _ in written[1:])]
 

@@ -87,7 +87,9 @@ class TrainingRequest:
         split: A part of features.dataset_splits, `all` for every row with its part's name in a column, a TimeSplit, or
             None for no split.
         as_known: What was known at this instant; None for the newest corrections.
-        assume_published: With as_known, how long after its end a bar that was loaded as history counts as known.
+        assume_published: With as_known or as_served, how long after its end a bar that was loaded as history counts as
+            known.
+        as_served: Each row's features as known at its own decision: so long after the end of its bar.
     """
 
     symbols: tuple[str, ...]
@@ -99,6 +101,7 @@ class TrainingRequest:
     split: SplitName | Literal["all"] | TimeSplit | None
     as_known: datetime | None
     assume_published: timedelta | None = None
+    as_served: timedelta | None = None
 
 
 def request(
@@ -113,6 +116,7 @@ def request(
     *,
     config: Settings,
     assume_published: timedelta | None = None,
+    as_served: timedelta | None = None,
 ) -> TrainingRequest:
     """Check a request against what this installation has.
 
@@ -139,12 +143,18 @@ def request(
             f"features.dataset_splits holds {config.serving_timeframe} rows; rows of {chosen} were asked for.",
             next_step="Pass TimeSplit(part, train_end, validation_end), or no split.",
         )
-    if assume_published is not None and (as_known is None or assume_published < timedelta(0)):
+    if as_served is not None and (as_known is not None or as_served < timedelta(0)):
+        raise TrainingSetError(
+            f"as_served={as_served} says nothing here.",
+            next_step="Pass a latency of zero or more, and not as_known with it.",
+        )
+    past = as_known is not None or as_served is not None
+    if assume_published is not None and (not past or assume_published < timedelta(0)):
         raise TrainingSetError(
             f"assume_published={assume_published} says nothing here.",
-            next_step="Pass a time of zero or more, together with as_known.",
+            next_step="Pass a time of zero or more, together with as_known or as_served.",
         )
-    if as_known is not None and isinstance(split, str):
+    if past and isinstance(split, str):
         split = _fixed_split(split, config)
     return TrainingRequest(
         symbols=_symbols(symbols),
@@ -156,6 +166,7 @@ def request(
         split=split,  # pyright: ignore[reportArgumentType]
         as_known=None if as_known is None else instant(as_known),
         assume_published=assume_published,
+        as_served=as_served,
     )
 
 

@@ -131,6 +131,7 @@ def training_set(
     as_known: datetime | str | None = None,
     *,
     assume_published: timedelta | None = None,
+    as_served: timedelta | None = None,
 ) -> TrainingSet:
     """Join features to labels, each row as a decision at its entry_at could have seen it.
 
@@ -149,8 +150,11 @@ def training_set(
         timeframe: Of the rows; NEXUS_SERVING_TIMEFRAME by default.
         as_known: Only what was known at this instant, made again from the revisions of that time: the same bits
             whenever it is asked for. None: with the newest corrections.
-        assume_published: With as_known, how long after its end a bar counts as known that was first delivered long
-            after it: for history that was loaded later. None: from its delivery.
+        assume_published: With as_known or as_served, how long after its end a bar counts as known that was first
+            delivered long after it: for history that was loaded later. None: from its delivery.
+        as_served: Each row's features from what was known so long after the end of its bar, which is the only set
+            without look-ahead by revision. A value of another timeframe is that of its own bar's end, a correlation
+            that of its day's. Labels are outcomes, with the newest corrections.
 
     Raises:
         TrainingSetError: something that was asked for does not exist, or is not computed.
@@ -170,16 +174,20 @@ def training_set(
         as_known,
         config=config,
         assume_published=assume_published,
+        as_served=as_served,
     )
     return assemble(open_reader(asked, config), asked, config)
 
 
 def open_reader(asked: TrainingRequest, config: Settings) -> Reader:
-    """The stored market, or the market as it was known at the instant that was asked for."""
+    """The stored market, the market as it was known at the instant that was asked for, or as it was served."""
     from nexus_assets.as_known import known_market
+    from nexus_assets.as_served import served_market
     from nexus_assets.resources import open_market_store
 
     store = open_market_store(config)
+    if asked.as_served is not None:
+        return served_market(store, asked.as_served, config, asked.assume_published)
     return store if asked.as_known is None else known_market(store, asked.as_known, config, asked.assume_published)
 
 
@@ -206,7 +214,7 @@ def parts(reader: Reader, asked: TrainingRequest, config: Settings, dropped: Cou
             f"No row: {', '.join(asked.symbols)} at {asked.timeframe} in [{asked.start.isoformat()}, "
             f"{asked.end.isoformat()}); left out: {dict(dropped) or 'nothing'}.",
             next_step="Load the range with `nexus backfill`, or ask for another one."
-            if asked.as_known is None
+            if asked.as_known is None and asked.as_served is None
             else "Prices count as known from the moment this system learned them: ask for a later instant, or pass "
             "assume_published for history that was loaded later.",
         )

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from nexus_assets_tests.conftest import ROOT, DatabaseMaker
@@ -82,6 +83,21 @@ def test_migrate_plans_first_and_doctor_then_finds_everything_well(root: Path, s
     }
 
 
+def test_status_tells_the_size_of_every_table_of_ours_and_of_dagster(root: Path, servers: dict[str, str]) -> None:
+    assert nexus(root, "up", **servers).returncode == 0
+    with psycopg.connect(servers["NEXUS_DAGSTER_URL"].replace("+psycopg2", "")) as connection:
+        connection.execute("CREATE TABLE event_logs AS SELECT generate_series(1, 1000000) AS id")
+    told = json.loads(nexus(root, "status", "--json", **servers).stdout)
+    assert [f"{item['schema']}.{item['table']}" for item in told["storage"]] == list(told["rows"])
+    assert all(item["bytes"] > 0 for item in told["storage"])
+    assert told["dagster_tables"][0]["table"] == "event_logs"
+    assert told["problems"] == []
+    printed = nexus(root, "status", **servers).stdout
+    assert "market.gaps" in printed
+    assert "37 MB" in printed
+    assert "No columnstore: the server is" in printed or "Nothing is in the columnstore yet." in printed
+
+
 @pytest.mark.end_to_end
 def test_the_demo_loads_a_market_through_the_daemon_and_sums_it_up(root: Path, servers: dict[str, str]) -> None:
     settings = {"NEXUS_SYMBOLS": "EURUSD XAUUSD", "NEXUS_DEMO_DAYS": "4", "NEXUS_FEATURE_TIMEFRAMES": "1h"}
@@ -92,3 +108,27 @@ def test_the_demo_loads_a_market_through_the_daemon_and_sums_it_up(root: Path, s
     assert "features.indicators" in answer.stdout
     assert "market/raw_ohlc: every_delivery_accounted_for" in " ".join(answer.stdout.split())
     assert oct((root / ".env").stat().st_mode & 0o777) == "0o600"
+
+    nothing = nexus(root, "corrections", "plan", "--json", **servers, **settings)
+    assert nothing.returncode == 0, nothing.stderr
+    assert not any(table["rows"] for table in json.loads(nothing.stdout)["tables"].values())
+    with psycopg.connect(servers["NEXUS_DATABASE_URL"]) as connection:
+        bar = connection.execute(
+            "SELECT ts, open, high, low, close * 1.000001 FROM market.bars "
+            "WHERE symbol = 'EURUSD' AND timeframe = '1h' ORDER BY ts DESC OFFSET 30 LIMIT 1"
+        ).fetchone()
+    assert bar
+    (root / "corrected.csv").write_text("ts,open,high,low,close\n" + ",".join(map(str, bar)) + "\n", encoding="utf-8")
+    command = ("corrections", "push", "EURUSD", "corrected.csv", "--provider", "synthetic", "--json")
+    pushed = nexus(root, *command, **servers, **settings)
+    assert pushed.returncode == 0, pushed.stderr
+    assert "1 bars are new or changed" in pushed.stderr
+    done = json.loads(pushed.stdout)
+    assert done["tables"]["market.bars"]["rows"] >= 1
+    assert done["tables"]["features.indicators"]["changed"]
+    gone = nexus(
+        root, "corrections", "withdraw", "EURUSD", "2001-01-01T00:00:00Z", "--provider", "synthetic",
+        **servers, **settings,
+    )  # fmt: skip
+    assert gone.returncode == 1
+    assert "are not stored or were withdrawn before" in " ".join(gone.stderr.split())

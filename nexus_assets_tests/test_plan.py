@@ -1,6 +1,7 @@
 """What is decided to be missing or stale, from hand-made ledgers."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 from nexus_assets.planning import (
@@ -30,7 +31,7 @@ CONFIG = load_settings(symbols=("EURUSD", "GBPUSD", "USDJPY"), feature_timeframe
 
 
 def entry(written: datetime = NOW, changed: datetime = NOW, rows: int = 24, complete: bool = True, version: int = 1):
-    return (written, changed, rows, complete, version)
+    return (written, changed, rows, complete, version, "")
 
 
 def current(table: Table, **changes) -> tuple:
@@ -105,6 +106,15 @@ def test_healing_returns_to_exactly_the_days_whose_labels_wait_for_their_horizon
 
 def test_another_version_of_the_code_makes_a_slice_stale() -> None:
     assert stale(ledger((INDICATOR_ROWS, "EURUSD", DAY, entry(version=0))), INDICATOR_ROWS)
+
+
+def test_bars_and_labels_made_under_other_inputs_are_stale() -> None:
+    for table, others in ((BARS, (LABELS, INDICATOR_ROWS)), (LABELS, (BARS,))):
+        rows = [(t, "EURUSD", DAY, (*current(t)[:5], "now")) for t in (table, *others)]
+        made = replace(ledger(*rows), inputs={(table.qualified, "EURUSD"): "other"})
+        assert stale(made, table)
+        assert not any(stale(made, other) for other in others)
+        assert not stale(replace(made, inputs={(table.qualified, "EURUSD"): "now"}), table)
 
 
 def test_correlations_are_stale_when_any_symbol_s_bars_in_their_window_changed() -> None:

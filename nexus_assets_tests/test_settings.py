@@ -47,6 +47,12 @@ def test_timeframes_that_contradict_each_other_are_refused(
         load_settings()
 
 
+def test_runs_are_kept_at_least_as_long_as_their_events() -> None:
+    with pytest.raises(SettingsError, match="NEXUS_KEEP_RUNS_DAYS 20 is less than NEXUS_KEEP_EVENTS_DAYS 30"):
+        load_settings(keep_runs_days=20)
+    assert load_settings(keep_runs_days=20, keep_events_days=20).keep_runs_days == 20
+
+
 def test_a_secret_is_shown_neither_by_the_settings_nor_by_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEXUS_DATABASE_URL", "postgresql://nexus:secret-word@host/nexus")
     assert "secret-word" not in repr(load_settings())

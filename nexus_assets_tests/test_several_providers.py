@@ -10,8 +10,9 @@ import pytest
 
 from nexus_assets.database import Database
 from nexus_assets.market_store import MarketStore
-from nexus_assets.planning import worth_asking
+from nexus_assets.planning import Ledger, stale_cells, worth_asking
 from nexus_assets.providers.registry import load_sources
+from nexus_assets.schemas import BARS
 from nexus_assets.services import ServiceState
 from nexus_assets.settings import load_settings
 from nexus_assets_tests.conftest import DatabaseMaker
@@ -155,3 +156,23 @@ def test_a_source_that_is_declared_later_is_asked_for_the_gaps(made: tuple[Graph
         file.write(SOURCE.format(name="third"))
     put(tmp_path / "prices", "third", walk("1h")[:3])
     assert worth(loaded, tmp_path) == {("EURUSD", FIRST_DAY), ("EURUSD", FIRST_DAY + timedelta(days=1))}
+
+
+def test_bars_made_under_another_order_of_sources_or_other_hours_are_made_again(made: tuple[Graph, Path]) -> None:
+    loaded, tmp_path = made
+    file, root = tmp_path / "sources.toml", tmp_path / "prices"
+    config = load_settings(symbols="EURUSD", start_day="2024-03-01")
+
+    def stale(text: str) -> set[tuple[str, date]]:
+        file.write_text(text, encoding="utf-8")
+        sources = load_sources(file, root)
+        ledger = Ledger.read(loaded.store, ["EURUSD"], FIRST_DAY, END_DAY, config=config, sources=sources)
+        return stale_cells(ledger, BARS, ["EURUSD"], FIRST_DAY, END_DAY, config=config)
+
+    best, spare = SOURCE.format(name="best"), SOURCE.format(name="spare")
+    days = {("EURUSD", FIRST_DAY), ("EURUSD", FIRST_DAY + timedelta(days=1))}
+    assert stale(best + spare) == set()
+    assert stale(spare + best) == days
+    closed = 'closed = [{ asset_class = "fx", days = ["friday"], start = "16:00", end = "17:00" }]\n'
+    assert stale(best + closed + spare) == days
+    assert stale(best + spare) == set()

@@ -49,6 +49,12 @@ def slow(context: dg.AssetExecutionContext) -> None:
     time.sleep(0 if context.run.parent_run_id else 60)
 
 
+@dg.asset(key_prefix="toy", partitions_def=PARTITIONS, pool="market_writers")
+def writing(context: dg.AssetExecutionContext) -> None:
+    """Takes as long as a small write."""
+    time.sleep(2)
+
+
 @dg.asset(key_prefix="toy", partitions_def=DAYS)
 def daily() -> None:
     pass
@@ -59,12 +65,13 @@ def _job(name: str, *assets: dg.AssetsDefinition) -> Any:
 
 
 defs = dg.Definitions(
-    assets=[raw, bars, half_broken, crashing, slow, daily],
+    assets=[raw, bars, half_broken, crashing, slow, writing, daily],
     jobs=[
         _job("load", raw, bars),
         _job("half_broken_load", half_broken),
         _job("crashing_load", crashing),
         _job("slow_load", slow),
+        _job("writing_load", writing),
         _job("daily_load", daily),
     ],
 )

@@ -18,6 +18,7 @@ from nexus_assets.assets.specification import declared
 from nexus_assets.instruments import instrument
 from nexus_assets.market_store import MarketStore
 from nexus_assets.partitions import Slice, day_of_rows, symbol_day_partitions
+from nexus_assets.planning import inputs_of
 from nexus_assets.providers.registry import Sources
 from nexus_assets.schemas import BARS, GAP_STATES, RAW_OHLC
 from nexus_assets.settings import settings
@@ -54,7 +55,7 @@ def bars(
         read_at = market_store.settled_until(RAW_OHLC, piece.symbol)
         made, raw_rows = make(market_store, sources, piece, now)
         gaps = gaps_of(market_store, sources, piece, made, now)
-        write(market_store, piece, made, gaps, read_at)
+        write(market_store, sources, piece, made, gaps, read_at)
         lost.extend(unaccounted(piece, made, raw_rows))
         return describe(made, gaps, piece, plot=draw and piece.days[-1] == last_days[piece.symbol])
 
@@ -104,7 +105,9 @@ def unaccounted(piece: Slice, made: MadeBars, raw_rows: int) -> list[str]:
     return [f"{piece}: {raw_rows} raw rows, {base} bars, {len(made.quarantined)} in quarantine"]
 
 
-def write(store: MarketStore, piece: Slice, made: MadeBars, gaps: pd.DataFrame, read_at: datetime) -> None:
+def write(
+    store: MarketStore, sources: Sources, piece: Slice, made: MadeBars, gaps: pd.DataFrame, read_at: datetime
+) -> None:
     """Overwrite a slice with what was made of the raw rows of `read_at`."""
     store.replace_bars(
         made.bars,
@@ -117,6 +120,7 @@ def write(store: MarketStore, piece: Slice, made: MadeBars, gaps: pd.DataFrame, 
         end_day=piece.end_day,
         code_version=BARS_VERSION,
         read_at=read_at,
+        inputs=inputs_of(BARS, piece.symbol, sources, settings()),
     )
 
 

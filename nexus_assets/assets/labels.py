@@ -18,6 +18,7 @@ from nexus_assets.assets.specification import declared
 from nexus_assets.instruments import instrument
 from nexus_assets.market_store import BarReader, MarketStore
 from nexus_assets.partitions import Slice, symbol_day_partitions
+from nexus_assets.planning import inputs_of
 from nexus_assets.schemas import BARS, LABELS
 from nexus_assets.settings import settings
 from nexus_assets.slices import finish, materialise, rows_by_day
@@ -97,6 +98,7 @@ def write(store: MarketStore, piece: Slice, results: Sequence[Computed], read_at
         complete=complete,
         code_version=transform.LABELS_VERSION,
         read_at=read_at,
+        inputs=inputs_of(LABELS, piece.symbol, None, settings()),
     )
     return frame
 

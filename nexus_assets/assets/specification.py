@@ -13,6 +13,9 @@ for _feature in ("Parameter `backfill_policy` of function `asset`", "Class `Mult
 
 OWNERS = ["team:market-data"]
 
+WRITERS = "market_writers"
+"""The pool of every run that writes to the market's tables; dagster.yaml says how many of them work at a time."""
+
 
 def column_schema(table: Table) -> dg.TableSchema:
     """The table's columns as the UI shows them, with units."""
@@ -43,4 +46,5 @@ def declared(table: Table, *, version: int, kinds: set[str] | None = None) -> di
             "primary_key": ", ".join(table.key),
         },
         "backfill_policy": dg.BackfillPolicy.single_run(),
+        "pool": WRITERS,
     }

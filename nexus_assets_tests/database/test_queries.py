@@ -87,7 +87,7 @@ def test_the_views_of_the_newest_rows_agree_with_the_tables(filled: MarketStore)
 
 
 def test_raw_rows_are_read_as_corrected(filled: MarketStore) -> None:
-    newest = filled.database.frame("SELECT * FROM market.raw_ohlc_newest WHERE symbol = 'EURUSD' ORDER BY ts")
+    newest = filled.database.frame("SELECT * FROM market.raw_ohlc_as_corrected WHERE symbol = 'EURUSD' ORDER BY ts")
     assert newest["close"].tolist() == delivered_bars(price=1.2)["close"].tolist()
 
 
@@ -220,7 +220,7 @@ COMMON_QUERIES = {
     "one symbol over a range": "SELECT * FROM market.bars WHERE symbol = 'EURUSD' AND timeframe = '1h' "
     "AND ts >= '2022-05-01Z' AND ts < '2022-05-03Z' ORDER BY ts",
     "all symbols at one ts": "SELECT * FROM market.bars WHERE ts = '2022-05-02 10:00Z' AND timeframe = '1h'",
-    "the newest revisions of a day": "SELECT * FROM market.raw_ohlc_newest WHERE symbol = 'EURUSD' "
+    "the newest revisions of a day": "SELECT * FROM market.raw_ohlc_as_corrected WHERE symbol = 'EURUSD' "
     "AND timeframe = '1h' AND ts >= '2022-05-01Z' AND ts < '2022-05-02Z'",
     "the newest bar of every symbol": "SELECT * FROM market.bars_latest",
 }

@@ -9,7 +9,7 @@ from nexus_assets.database import Database
 from nexus_assets.migrations import Level, detect_level
 from nexus_assets.schemas import BARS, INDICATOR_ROWS, TABLES
 from nexus_assets.slice_writer import SliceRange, Target, replace_slices
-from nexus_assets.storage_report import TableStorage, storage_by_table
+from nexus_assets.storage_report import TableStorage, columnstore_sentence, dagster_tables, storage_by_table
 from nexus_assets_tests.conftest import DatabaseMaker
 from nexus_assets_tests.database.rows import MONDAY, bar_rows, indicator_rows
 
@@ -88,3 +88,46 @@ def test_a_database_that_was_not_migrated_is_an_error(any_level_databases: Datab
         pytest.raises(psycopg.errors.InvalidSchemaName, match="market"),
     ):
         storage_by_table(connection)
+
+
+def test_dagsters_tables_are_told_by_size_with_their_indexes(plain_databases: DatabaseMaker) -> None:
+    with psycopg.connect(plain_databases.empty(), autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA market")
+        connection.execute("CREATE TABLE market.bars AS SELECT generate_series(1, 50000) AS id")
+        connection.execute("CREATE TABLE runs (id bigint PRIMARY KEY)")
+        connection.execute("CREATE TABLE event_logs AS SELECT generate_series(1, 10000) AS id")
+        connection.execute("CREATE INDEX ON event_logs (id)")
+        connection.execute("ANALYZE event_logs")
+        told = dagster_tables(connection)
+        [(whole, alone)] = connection.execute(
+            "SELECT pg_total_relation_size('event_logs'), pg_relation_size('event_logs')"
+        )
+    assert [(item.table, item.rows) for item in told] == [("event_logs", 10_000), ("runs", 0)]
+    assert told[0].bytes == whole > alone
+
+
+def storage(edition: Level, before: int | None = None, ratio: float | None = None, packed: int = 0) -> TableStorage:
+    return TableStorage("market", "bars", 1, 10**9, before, ratio, 12, packed, edition)
+
+
+@pytest.mark.parametrize(
+    ("tables", "sentence"),
+    [
+        ([], ""),
+        ([storage(Level.PLAIN)], "No columnstore: the server is PostgreSQL without TimescaleDB, and only"),
+        ([storage(Level.APACHE)], "No columnstore: the server is TimescaleDB's Apache edition, and only"),
+        ([storage(Level.COMMUNITY)], "Nothing is in the columnstore yet."),
+        (
+            [storage(Level.COMMUNITY, 800_000_000, 8.0, 3), storage(Level.COMMUNITY, 200_000_000, 2.0, 1)],
+            "In the columnstore: 1,000 MB take 200 MB, 5.0 times less.",
+        ),
+    ],
+)
+def test_the_columnstore_is_told_in_one_sentence(tables: list[TableStorage], sentence: str) -> None:
+    assert columnstore_sentence(tables).startswith(sentence)
+    assert bool(columnstore_sentence(tables)) is bool(sentence)
+
+
+def test_a_table_tells_how_much_of_it_is_packed() -> None:
+    assert storage(Level.COMMUNITY, 800_000_000, 8.04, 3).packing == "3 of 12 chunks, 8.0 times smaller"
+    assert storage(Level.APACHE).packing == ""

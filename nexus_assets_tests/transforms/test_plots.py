@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from nexus_assets.instruments import INSTRUMENTS
+from nexus_assets.schemas import GAPS
 from nexus_assets.transforms import plots
 from nexus_assets_tests.transforms.feature_bars import walk
 
@@ -119,3 +120,22 @@ def test_the_plot_of_a_split_shows_every_part_and_stays_small():
     # train, validation, test, purged, embargoed
     for wanted in ((31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (127, 127, 127)):
         assert np.abs(colours - wanted).sum(axis=1).min() < 30
+
+
+def test_the_plot_of_gaps_shows_the_worst_state_of_an_hour_and_stays_small() -> None:
+    days = [day.date() for day in pd.date_range("2024-03-01", periods=31)]
+    bars = walk("EURUSD", days[0], date(2024, 4, 1), "1m")
+    minute = bars["ts"].iloc[5000]
+    one = {"symbol": "EURUSD", "timeframe": "1m", "bars": 1, "provider": "", "known_at": pd.NaT}
+    missing = {
+        **one,
+        "ts": minute,
+        "ends_at": minute + pd.Timedelta(1, "min"),
+        "state": "missing",
+        "reason": "not_asked",
+    }
+    healed = {**missing, "state": "healed", "reason": "late"}
+    plain, red = (plots.gap_plot(bars, pd.DataFrame([row]), days) for row in (healed, missing))
+    assert reddish(red) > reddish(plain)
+    assert len(red) < plots.MAX_BYTES
+    assert pixels(plots.gap_plot(bars.iloc[:0], GAPS.empty(), days)).size

@@ -19,7 +19,10 @@ RETURN ((ts AT TIME ZONE 'UTC') + market.bar_length(timeframe) - INTERVAL '1 mic
 COMMENT ON FUNCTION market.bar_day(text, timestamptz) IS
     'The UTC day that a bar belongs to: the one in which it ends, an end at 00:00 counting to the day before.';
 
-CREATE OR REPLACE VIEW market.raw_ohlc_newest AS
+-- Its former name.
+DROP VIEW IF EXISTS market.raw_ohlc_newest;
+
+CREATE OR REPLACE VIEW market.raw_ohlc_as_corrected AS
 SELECT newest.*
 FROM (
     -- Descending throughout, so that the primary key is read backwards without a sort.
@@ -28,7 +31,7 @@ FROM (
     ORDER BY symbol DESC, timeframe DESC, ts DESC, provider DESC, delivery_id DESC
 ) AS newest
 WHERE NOT newest.withdrawn;
-COMMENT ON VIEW market.raw_ohlc_newest IS
+COMMENT ON VIEW market.raw_ohlc_as_corrected IS
     'Raw bars as corrected: the newest revision of each symbol, timeframe, ts and provider; withdrawn bars are left out.';
 
 CREATE OR REPLACE FUNCTION market.raw_ohlc_as_known(instant timestamptz, assume_published interval DEFAULT NULL)
@@ -48,6 +51,24 @@ COMMENT ON FUNCTION market.raw_ohlc_as_known(timestamptz, interval) IS
     'Raw bars as they were known at an instant: of each symbol, timeframe, ts and provider the newest revision that had '
     'been learned by then. With assume_published, bars that were first delivered long after their end count as learned '
     'that long after it.';
+
+CREATE OR REPLACE FUNCTION market.raw_ohlc_as_served(latency interval, assume_published interval DEFAULT NULL)
+RETURNS SETOF market.raw_ohlc
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT newest.*
+    FROM (
+        SELECT DISTINCT ON (symbol, timeframe, ts, provider) *
+        FROM market.raw_ohlc
+        WHERE known_at <= ts + market.bar_length(timeframe) + latency OR (backfilled AND assume_published <= latency)
+        ORDER BY symbol DESC, timeframe DESC, ts DESC, provider DESC, delivery_id DESC
+    ) AS newest
+    WHERE NOT newest.withdrawn;
+END;
+COMMENT ON FUNCTION market.raw_ohlc_as_served(interval, interval) IS
+    'Raw bars as they were known at their own decision time, the end of the bar and a latency: of each symbol, '
+    'timeframe, ts and provider the newest revision that had been learned by then. assume_published as for '
+    'raw_ohlc_as_known.';
 
 CREATE OR REPLACE VIEW market.bars_latest AS
 WITH RECURSIVE series AS (
