@@ -1,15 +1,18 @@
-"""`python -m nexus_assets_tests.providers.coverage_fuzzing oanda -runs=100000`: damaged answers that are steered by which
-lines of the parsers they reach. Options are libFuzzer's. Not collected by pytest; `make fuzz` runs it.
+"""Damaged answers that are steered by which lines of the parsers they reach. Not collected by pytest; `make fuzz` runs
+`python -m nexus_assets_tests.providers.coverage_fuzzing oanda -runs=100000`, with options of libFuzzer.
 
 A payload is one byte for the status and the body. It starts from a good answer and a refusal of the API.
 """
 
+import importlib
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-import atheris  # pyright: ignore[reportMissingImports]
 import orjson
+
+atheris: Any = importlib.import_module("atheris")
 
 with atheris.instrument_imports(include=["nexus_assets.providers"]):
     from nexus_assets_tests.providers.payload_mutations import APIS, complaints, outcome
