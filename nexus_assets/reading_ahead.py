@@ -34,7 +34,7 @@ class ReadingAhead:
         self._alone: set[tuple[str, str]] = set()
 
     def fetch(self, provider: Provider, piece: Slice, request: Request) -> Delivery:
-        """The provider's answer to a request for a slice.
+        """The provider's answer to a request for a slice, or for the holes in it.
 
         Raises:
             ProviderError: as for Provider.fetch.
@@ -43,8 +43,10 @@ class ReadingAhead:
         if kept is not None and kept.covers(request):
             return kept.part(request)
         whole = self._whole(piece, request)
+        # A hole in a slice says nothing about the slices after it.
+        is_hole = (request.end - request.start) * 2 < piece.end_day - piece.first_day
         alone = provider.name, piece.symbol
-        if not isinstance(provider, ApiProvider) or whole.end <= request.end or alone in self._alone:
+        if not isinstance(provider, ApiProvider) or is_hole or whole.end <= request.end or alone in self._alone:
             return provider.fetch(request)
         try:
             kept = _Kept(provider.fetch(whole))

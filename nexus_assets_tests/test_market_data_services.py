@@ -22,7 +22,7 @@ from nexus_assets.collecting import collect
 from nexus_assets.database import Database
 from nexus_assets.instruments import instrument
 from nexus_assets.market_store import MarketStore
-from nexus_assets.overview import data_age
+from nexus_assets.overview import Overview, data_age
 from nexus_assets.partitions import Slice
 from nexus_assets.planning import worth_asking
 from nexus_assets.providers import http
@@ -249,7 +249,7 @@ def metadata_of(result: dg.ExecuteInProcessResult, symbol: str) -> dict[str, Any
 
 
 def test_an_outage_opens_the_circuit_for_all_processes_and_its_end_is_a_correction(
-    databases: DatabaseMaker, redis_url: str
+    databases: DatabaseMaker, redis_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = databases.migrated()
     store = MarketStore(Database(url))
@@ -282,6 +282,13 @@ def test_an_outage_opens_the_circuit_for_all_processes_and_its_end_is_a_correcti
             assert metadata_of(second, "GBPUSD")["services"]["oanda"]["breaker"] == "closed"
             assert worth_asking(store, sources, SYMBOLS, *DAYS, config=settings()) == set()
             ages = data_age(store, settings())
+            overview = Overview([], market_data=service_states(sources), data_age=ages)
+            overview.print()
+            shown = capsys.readouterr().out
+            assert "Market-data services" in shown
+            assert "Data age" in shown
+            listed = json.loads(json.dumps(overview.as_dict(), default=str))["market_data"]["oanda"]
+            assert (listed["breaker"], listed["calls"], listed["failures"]) == ("closed", 7, 5)
             assert {symbol: age.provider for symbol, age in ages.items()} == dict.fromkeys(SYMBOLS, "oanda")
         assert server.violations == []
     repeated = store.database.rows("SELECT ts FROM market.bars GROUP BY symbol, timeframe, ts HAVING count(*) > 1")

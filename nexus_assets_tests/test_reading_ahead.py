@@ -1,9 +1,11 @@
 """Asking a service for the days of a run at once, and handing them out slice by slice."""
 
+from contextlib import ExitStack
 from datetime import date, timedelta
 from itertools import pairwise
 
 import pandas as pd
+import pytest
 
 from nexus_assets import trading_calendar
 from nexus_assets.errors import PermanentProviderError
@@ -56,14 +58,21 @@ def test_a_range_that_is_refused_as_a_whole_is_asked_for_slice_by_slice() -> Non
     with market("alpha_vantage") as (server, provider):
         early = [Slice("EURUSD", date(2024, 2, 28), date(2024, 3, 1)), *WEEK]
         ahead = ReadingAhead(early)
-        refused = 0
         parts = []
         for piece in early:
-            try:
+            with ExitStack() as stack:
+                if piece == early[0]:
+                    stack.enter_context(pytest.raises(PermanentProviderError, match="does not reach back"))
                 parts.append(ahead.fetch(provider, piece, request(piece)))
-            except PermanentProviderError as error:
-                assert "does not reach back" in str(error)
-                refused += 1
-        assert refused == 1
         assert len(bars_of(parts)) == len(opens(FRAMES["EURUSD", "1h"], "2024-03-01", "2024-03-05T10:00"))
         assert len(server.calls) == 1 + len(early)
+
+
+def test_a_hole_in_a_slice_is_asked_for_alone() -> None:
+    month, later = Slice("EURUSD", date(2024, 2, 1), date(2024, 3, 3)), Slice("EURUSD", date(2024, 3, 3), DAYS[5])
+    hole = Request("EURUSD", "1h", instant("2024-03-01"), instant("2024-03-02"))
+    with market("oanda") as (server, provider):
+        ahead = ReadingAhead([month, later])
+        assert len(ahead.fetch(provider, month, hole).bars) == 22
+        assert len(ahead.fetch(provider, later, request(later)).bars) == 36
+        assert len(server.calls) == 2
