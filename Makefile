@@ -4,13 +4,14 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 NEXUS := $(PYTHON) -m nexus_assets
 
-.PHONY: help run demo down test lint lock clean
+.PHONY: help run demo down test fuzz lint lock clean
 
 help:
 	@echo "make run    install, start the servers and Dagster, load a market, serve the UI on http://127.0.0.1:3000"
 	@echo "make demo   the same without serving; ends with a summary"
 	@echo "make down   stop the servers"
 	@echo "make test   install and run the test suite against real servers"
+	@echo "make fuzz   damaged answers of every market-data service, 100,000 each and for hours; FUZZ_RUNS=1000 for fewer"
 	@echo "make lint   ruff, format, pyright"
 	@echo "make lock   compile the locked requirements anew"
 	@echo "make clean  remove the virtual environments"
@@ -26,6 +27,19 @@ down: .venv/installed
 
 test: .venv/installed
 	$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+# Nightly. Damaged answers are drawn by hypothesis, and then steered by the lines that they reach (atheris; Linux only).
+FUZZ_RUNS ?= 100000
+fuzz: .venv/installed .venv-fuzz/installed
+	FUZZ_MUTATIONS=$(FUZZ_RUNS) $(PYTHON) -m pytest -q --timeout=0 nexus_assets_tests/providers/test_parser_fuzzing.py
+	@for service in oanda eodhd yahoo alpha_vantage twelve_data polygon; do echo "$$service"; \
+	    PYTHONPATH=.venv-fuzz $(PYTHON) -m nexus_assets_tests.providers.coverage_fuzzing $$service \
+	    -runs=$(FUZZ_RUNS) -max_len=4096 -verbosity=0 -print_final_stats=1 || exit 1; done
+
+.venv-fuzz/installed: requirements-fuzz.lock .venv/installed
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade --target .venv-fuzz \
+	    -r requirements-fuzz.lock
+	@touch $@
 
 # A lock that is newer than the mark installs again; a .venv whose making was interrupted is made again.
 .venv/installed: requirements.lock pyproject.toml
@@ -61,7 +75,8 @@ lock:
 	.venv-lock/bin/python -m pip install --quiet uv
 	.venv-lock/bin/$(LOCK) --extra test pyproject.toml -o requirements.lock
 	.venv-lock/bin/$(LOCK) requirements-lint.in -o requirements-lint.lock
+	.venv-lock/bin/$(LOCK) requirements-fuzz.in -o requirements-fuzz.lock
 	rm -rf .venv-lock
 
 clean:
-	rm -rf .venv .venv-lint .venv-lock
+	rm -rf .venv .venv-lint .venv-fuzz .venv-lock

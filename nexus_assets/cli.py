@@ -14,7 +14,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from nexus_assets import cli_corrections, cli_probe, cli_retention, services
+from nexus_assets import cli_corrections, cli_probe, cli_providers, cli_retention, services
 from nexus_assets.errors import NexusError, SettingsError
 from nexus_assets.session import CONSOLE, bring_up, home, say
 from nexus_assets.settings import apply_dotenv, project_root, settings
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_probe.app, name="probe")
 app.add_typer(cli_corrections.app, name="corrections")
+app.add_typer(cli_providers.app, name="providers")
 app.add_typer(cli_retention.app, name="retention")
 app.add_typer(cli_retention.pins, name="pins")
 

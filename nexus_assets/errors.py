@@ -12,6 +12,11 @@ NexusError
 ├── ProbeError               a feature function cannot be probed
 └── ProviderError            a market data provider failed
     ├── TransientProviderError   the same request may work later
+    │   ├── CircuitOpenError         nothing was sent: the provider failed repeatedly and is left alone for a while
+    │   ├── RateLimitedError         the provider, or our budget for it, refuses more requests for now
+    │   │   └── BudgetExhaustedError     nothing was sent: our budget would not allow it in time
+    │   ├── StaleDataError           the provider answered, without the newest bars
+    │   └── ImplausibleDataError     the provider answered with rows of which most cannot be true
     └── PermanentProviderError   the same request will not work later
         ├── UnknownSymbolError       the provider does not have this symbol
         └── SourceFormatError        the provider's answer, or a file, cannot be read
@@ -70,9 +75,36 @@ class ProviderError(NexusError):
 
 
 class TransientProviderError(ProviderError):
-    """The same request may work later: a timeout, a rate limit, a server error."""
+    """The same request may work later: a timeout, a rate limit, a server error.
+
+    `retry_after` is in how many seconds, where that is known.
+    """
 
     transient = True
+
+    def __init__(self, fact: str, *, next_step: str = "", retry_after: float | None = None) -> None:
+        self.retry_after = retry_after
+        super().__init__(fact, next_step=next_step)
+
+
+class CircuitOpenError(TransientProviderError):
+    """Nothing was sent: the provider failed repeatedly and is left alone for a while."""
+
+
+class RateLimitedError(TransientProviderError):
+    """The provider, or our budget for it, refuses more requests for now."""
+
+
+class BudgetExhaustedError(RateLimitedError):
+    """Nothing was sent: our budget would not allow it in time."""
+
+
+class StaleDataError(TransientProviderError):
+    """The provider answered, without the newest bars."""
+
+
+class ImplausibleDataError(TransientProviderError):
+    """The provider answered with rows of which most cannot be true."""
 
 
 class PermanentProviderError(ProviderError):

@@ -199,7 +199,8 @@ def worth_asking(
     store: MarketStore, sources: Sources, symbols: Collection[str], first_day: date, end_day: date, *, config: Settings
 ) -> set[Cell]:
     """The days of prices with a gap that a provider of the symbol may still fill: it failed, was not asked since the
-    bar ended, or said less than a day after it that it has none."""
+    bar ended, or said less than a day after it that it has none. Those, too, for which the preferred provider failed
+    and another one stood in."""
     timeframe = config.base_timeframe
     providers = {symbol: [provider.name for provider in sources.for_symbol(symbol, timeframe)] for symbol in symbols}
     return store.days_worth_asking(providers, timeframe, first_day, end_day)

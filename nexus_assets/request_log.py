@@ -3,7 +3,7 @@ market.failed_requests; and which days are worth asking for again, from market.g
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 import pandas as pd
 
@@ -59,10 +59,11 @@ def days_worth_asking(
     first_day: date,
     end_day: date,
 ) -> set[tuple[str, date]]:
-    """(symbol, day) with a missing bar that a provider of the symbol has not finally said it does not have.
+    """(symbol, day) with a missing bar that a provider of the symbol has not finally said it does not have, or for
+    which the preferred provider failed and was not asked again, so that another one may stand in its place.
 
     Args:
-        providers: Those that serve each symbol, by symbol.
+        providers: Those that serve each symbol, by symbol, the preferred one first.
     """
     missing = database.rows(
         """
@@ -73,8 +74,38 @@ def days_worth_asking(
         """,
         (list(providers), timeframe, first_day, end_day),
     )
-    return {
+    found = {
         (row["symbol"], row["day"])
         for row in missing
         if first_day <= row["day"] < end_day and not set(providers[row["symbol"]]) <= set(row["provider"].split(","))
     }
+    return found | _days_passed_over(database, providers, timeframe, first_day, end_day)
+
+
+def _days_passed_over(
+    database: Database, providers: Mapping[str, Sequence[str]], timeframe: str, first_day: date, end_day: date
+) -> set[tuple[str, date]]:
+    preferred = {symbol: names[0] for symbol, names in providers.items() if len(names) > 1}
+    rows = database.rows(
+        """
+        SELECT DISTINCT failed.symbol, day::date
+        FROM (SELECT %s::date AS first, %s::date AS last) AS asked
+        CROSS JOIN unnest(%s::text[], %s::text[]) AS preferred (symbol, provider)
+        JOIN market.failed_requests AS failed USING (symbol, provider)
+        CROSS JOIN LATERAL generate_series(
+            greatest(failed.range_start AT TIME ZONE 'UTC', first)::date::timestamp,
+            least(failed.range_end AT TIME ZONE 'UTC' - INTERVAL '1 microsecond', last)::date::timestamp,
+            INTERVAL '1 day'
+        ) AS day
+        WHERE failed.timeframe = %s AND failed.transient
+            AND NOT EXISTS (
+                SELECT FROM market.deliveries AS answer
+                WHERE answer.symbol = failed.symbol AND answer.provider = failed.provider
+                    AND answer.timeframe = failed.timeframe AND answer.known_at > failed.failed_at
+                    AND answer.range_start < (day + INTERVAL '1 day') AT TIME ZONE 'UTC'
+                    AND answer.range_end > day AT TIME ZONE 'UTC'
+            )
+        """,
+        (first_day, end_day - timedelta(days=1), list(preferred), list(preferred.values()), timeframe),
+    )
+    return {(row["symbol"], row["day"]) for row in rows}

@@ -3,14 +3,20 @@
 What belongs here: building concrete objects from the settings, when a run needs them and not at import.
 """
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
 
 from nexus_assets.database import Database
 from nexus_assets.errors import SettingsError
 from nexus_assets.feature_store import FeatureStore
 from nexus_assets.market_store import MarketStore
+from nexus_assets.providers.connections import Access, Connections
 from nexus_assets.providers.registry import Sources, load_sources
-from nexus_assets.settings import Settings, project_root, settings
+from nexus_assets.settings import SERVICES, Settings, project_root, settings
+
+if TYPE_CHECKING:
+    from nexus_assets.providers.http import HttpLimits
 
 
 def open_market_store(config: Settings) -> MarketStore:
@@ -53,9 +59,30 @@ def open_feature_store(config: Settings) -> FeatureStore:
     return FeatureStore(config.redis_url.get_secret_value(), serving_timeframe=config.serving_timeframe)
 
 
+def open_connections(config: Settings, limits: "HttpLimits | None" = None) -> Connections:
+    """How the market-data services are reached with these settings; `limits` say how patiently."""
+    keys = {
+        "oanda": config.oanda_api_key,
+        "eodhd": config.eodhd_api_token,
+        "alpha_vantage": config.alphavantage_api_key,
+        "twelve_data": config.twelvedata_api_key,
+        "polygon": config.polygon_api_key,
+    }
+    access = {
+        name: Access(
+            key=keys.get(name),
+            account_id=config.oanda_account_id if name == "oanda" else None,
+            url=getattr(config, f"{name}_url"),
+            budget=getattr(config, f"{name}_budget"),
+        )
+        for name in SERVICES
+    }
+    return Connections(access, config.redis_url, limits=limits)
+
+
 def open_sources(config: Settings) -> Sources:
-    """The providers that sources.toml declares."""
-    return load_sources(config.sources or project_root() / "sources.toml", config.files_root)
+    """The providers that sources.toml declares, and services that have a key where it declares none."""
+    return load_sources(config.sources or project_root() / "sources.toml", config.files_root, open_connections(config))
 
 
 @dg.resource(description="The TimescaleDB or PostgreSQL database that holds the market.")

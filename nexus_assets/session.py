@@ -88,10 +88,10 @@ def preflight(config: Settings) -> Preflight:
     sources = open_sources(config)
     served, unserved = sources.served(config.symbols, config.base_timeframe)
     sentences = []
-    if config.files_root is None:
+    if sources.priority == ("synthetic",):
         sentences.append(
             "Prices are synthetic, and marked so in every row's provider. Set NEXUS_FILES_ROOT to a folder of price "
-            "files to use real ones."
+            "files, or the key of a market-data service, to use real ones."
         )
     if unserved:
         where = sources.explain(unserved[0], config.base_timeframe)

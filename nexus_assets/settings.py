@@ -10,9 +10,10 @@ from datetime import date, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from nexus_assets import instruments
@@ -37,6 +38,14 @@ Retention = Annotated[Annotated[int, Field(ge=1, le=36_500)] | None, BeforeValid
 """Days for which rows are kept; None for ever."""
 TimeframeList = Annotated[tuple[Timeframe, ...], NoDecode]
 
+SERVICES = ("oanda", "eodhd", "yahoo", "alpha_vantage", "twelve_data", "polygon")
+"""The market-data services that have settings of their own."""
+
+
+def _also_called(name: str, description: str) -> Any:
+    """A secret that users may already have under a name without NEXUS_."""
+    return Field(None, validation_alias=AliasChoices(f"NEXUS_{name}", name), description=description)
+
 
 def project_root() -> Path:
     """The folder that holds sql/ and dagster.yaml: NEXUS_ROOT, else the checkout this package is in, else the
@@ -60,7 +69,9 @@ def project_root() -> Path:
 class Settings(BaseSettings):
     """Everything that can be set. One attribute per NEXUS_ variable; `.env.example` explains each."""
 
-    model_config = SettingsConfigDict(env_prefix="NEXUS_", extra="ignore", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix="NEXUS_", extra="ignore", frozen=True, env_ignore_empty=True, populate_by_name=True
+    )
 
     home: Path = Field(Path(".nexus"), description="Folder of the local servers' state.")
     database_url: SecretStr | None = Field(None, description="libpq URL of the database for market data.")
@@ -95,6 +106,54 @@ class Settings(BaseSettings):
     parallel_runs: int = Field(2, ge=1, le=512, description="Runs that a backfill is cut into side by side.")
     automation: bool = True
     webserver_port: int = Field(3000, ge=1, le=65535)
+
+    oanda_api_key: SecretStr | None = _also_called("OANDA_API_KEY", "Token of an account at OANDA.")
+    oanda_account_id: SecretStr | None = _also_called("OANDA_ACCOUNT_ID", "Number of that account, for quotes.")
+    eodhd_api_token: SecretStr | None = _also_called("EODHD_API_TOKEN", "Token of EODHD.")
+    alphavantage_api_key: SecretStr | None = _also_called("ALPHAVANTAGE_API_KEY", "Key of Alpha Vantage.")
+    twelvedata_api_key: SecretStr | None = _also_called("TWELVEDATA_API_KEY", "Key of Twelve Data.")
+    polygon_api_key: SecretStr | None = _also_called("POLYGON_API_KEY", "Key of Polygon.")
+    oanda_url: str | None = Field(None, description="Base URL in place of that of OANDA's practice accounts.")
+    eodhd_url: str | None = None
+    yahoo_url: str | None = None
+    alpha_vantage_url: str | None = None
+    twelve_data_url: str | None = None
+    polygon_url: str | None = None
+    oanda_budget: str | None = Field(None, description="Requests that OANDA allows, such as 8/minute; 800/day.")
+    eodhd_budget: str | None = None
+    yahoo_budget: str | None = None
+    alpha_vantage_budget: str | None = None
+    twelve_data_budget: str | None = None
+    polygon_budget: str | None = None
+
+    @field_validator(
+        "oanda_api_key", "oanda_account_id", "eodhd_api_token", "alphavantage_api_key", "twelvedata_api_key",
+        "polygon_api_key", *(f"{name}_{what}" for name in SERVICES for what in ("url", "budget")), mode="before",
+    )  # fmt: skip
+    @classmethod
+    def _blank_is_unset(cls, value: Any) -> Any:
+        return (value.strip() or None) if isinstance(value, str) else value
+
+    @field_validator(*(f"{name}_url" for name in SERVICES))
+    @classmethod
+    def _base_url(cls, value: str | None) -> str | None:
+        parts = urlsplit(value or "https://unset")
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
+            raise ValueError("write the base URL as https://host or https://host/path, without a key")
+        return value
+
+    @field_validator(*(f"{name}_budget" for name in SERVICES))
+    @classmethod
+    def _budget(cls, value: str | None) -> str | None:
+        if value is not None:
+            # Only here: what counts requests takes long to import.
+            from nexus_assets.providers.budgets import parse_windows
+
+            try:
+                parse_windows(value)
+            except NexusError as error:
+                raise ValueError(str(error)) from error
+        return value
 
     @field_validator("symbols", "rolled_up_timeframes", "feature_timeframes", "training_features", mode="before")
     @classmethod
@@ -225,7 +284,7 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         lines = []
         for mistake in error.errors(include_input=False, include_url=False):
-            where = ".".join(str(part) for part in mistake["loc"])
+            where = ".".join(str(part) for part in mistake["loc"]).removeprefix("NEXUS_")
             lines.append(f"NEXUS_{where.upper()}: {mistake['msg']}" if where else str(mistake["msg"]))
         raise SettingsError(
             "The settings are wrong:\n  " + "\n  ".join(lines) + "\n",

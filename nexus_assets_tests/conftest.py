@@ -26,6 +26,7 @@ from nexus_assets import migrations
 from nexus_assets.database import Database
 from nexus_assets.errors import ServiceError
 from nexus_assets.market_store import MarketStore
+from nexus_assets.rehearsal.server import KEY_VARIABLES
 from nexus_assets.services import ServiceState, down, ensure_up
 from nexus_assets.settings import load_settings
 
@@ -36,6 +37,8 @@ KEPT_VARIABLES = {"NEXUS_REAL_DATA", "NEXUS_TEST_HOME", "NEXUS_CACHE", "NEXUS_PO
 # The tests say themselves which servers and settings they use; a developer's own must not reach them.
 for _name in [name for name in os.environ if name.startswith("NEXUS_") and name not in KEPT_VARIABLES]:
     del os.environ[_name]
+for _name in ("OANDA_ACCOUNT_ID", *KEY_VARIABLES.values()):
+    os.environ.pop(_name, None)
 
 
 def unavailable(reason: str) -> NoReturn:

@@ -9,11 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
+from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from nexus_assets.market_store import MarketStore
+from nexus_assets.providers.connections import forget_clients
 from nexus_assets.settings import settings
 
 DEFINING = ("assets", "checks", "jobs", "schedules", "sensors", "catch_up", "definitions", "resources")
@@ -25,6 +27,7 @@ def _forget() -> None:
         if parts[0] == "nexus_assets" and len(parts) > 1 and parts[1] in DEFINING:
             del sys.modules[name]
     settings.cache_clear()
+    forget_clients()
 
 
 @dataclass
@@ -65,9 +68,13 @@ class Graph:
 
 
 @contextmanager
-def graph(store: MarketStore, database_url: str, redis_url: str, **variables: str) -> Iterator[Graph]:
-    """Definitions under these NEXUS_ variables, named without the prefix and in lower case."""
-    with pytest.MonkeyPatch.context() as patch, dg.DagsterInstance.ephemeral() as instance:
+def graph(
+    store: MarketStore, database_url: str, redis_url: str, *, folder: Path | None = None, **variables: str
+) -> Iterator[Graph]:
+    """Definitions under these NEXUS_ variables, named without the prefix and in lower case. Dagster writes its
+    event log and its compute logs to `folder`, or keeps them in memory."""
+    stored = dg.DagsterInstance.local_temp(str(folder)) if folder else dg.DagsterInstance.ephemeral()
+    with pytest.MonkeyPatch.context() as patch, stored as instance:
         patch.setenv("NEXUS_DATABASE_URL", database_url)
         patch.setenv("NEXUS_REDIS_URL", redis_url)
         patch.setenv("NEXUS_AUTOMATION", "off")

@@ -104,3 +104,38 @@ def test_the_projects_root_holds_the_migrations() -> None:
 def test_every_setting_is_documented() -> None:
     example = (project_root() / ".env.example").read_text()
     assert [name for name in Settings.model_fields if f"NEXUS_{name.upper()}=" not in example] == []
+
+
+def test_a_key_is_also_read_under_the_name_that_its_users_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OANDA_API_KEY", "theirs")
+    monkeypatch.setenv("EODHD_API_TOKEN", " a-token ")
+    monkeypatch.setenv("NEXUS_POLYGON_API_KEY", "")
+    monkeypatch.setenv("POLYGON_API_KEY", "blank is unset")
+    found = load_settings()
+    told = [found.oanda_api_key, found.eodhd_api_token, found.polygon_api_key]
+    assert [key and key.get_secret_value() for key in told] == ["theirs", "a-token", "blank is unset"]
+    assert found.twelvedata_api_key is None
+    monkeypatch.setenv("NEXUS_OANDA_API_KEY", "ours")
+    key = load_settings().oanda_api_key
+    assert key is not None
+    assert key.get_secret_value() == "ours"
+    assert "a-token" not in repr(load_settings())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("NEXUS_OANDA_URL", "api-fxtrade.oanda.com"),
+        ("NEXUS_EODHD_URL", "https://eodhd.com/api?api_token=secret-word"),
+        ("NEXUS_YAHOO_URL", "https://me:secret-word@host"),
+        ("NEXUS_POLYGON_BUDGET", "8 a fortnight"),
+        ("NEXUS_TWELVE_DATA_BUDGET", "0/minute"),
+    ],
+)
+def test_an_address_or_a_budget_that_cannot_be_meant_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"{name}: ") as caught:
+        load_settings()
+    assert "secret-word" not in str(caught.value)

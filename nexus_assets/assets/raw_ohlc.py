@@ -1,7 +1,7 @@
 """market/raw_ohlc: every bar that a provider delivered.
 
 From: the providers that sources.toml names for a symbol, in order; the first that answers delivers, the others are
-asked for what it does not have.
+asked for what it does not have. Market-data services are asked for all days of a run at once.
 Grain: symbol, base timeframe, ts, provider, delivery. Append-only: a value that differs from the newest known one is
 a new revision; an equal one is only counted. Hourly, and for any day on demand.
 """
@@ -19,8 +19,11 @@ from nexus_assets.assets.specification import declared
 from nexus_assets.collecting import Collected, collect
 from nexus_assets.instruments import AssetClass, instrument
 from nexus_assets.market_store import DeliveryCounts, MarketStore
-from nexus_assets.partitions import Slice, partition_key, symbol_day_partitions
+from nexus_assets.partitions import Slice, partition_key, slices_of, symbol_day_partitions
 from nexus_assets.providers.registry import Sources
+from nexus_assets.providers.service_state import service_states
+from nexus_assets.reading_ahead import ReadingAhead
+from nexus_assets.request_log import MAX_MESSAGE
 from nexus_assets.schemas import RAW_OHLC
 from nexus_assets.settings import settings
 from nexus_assets.slices import finish, materialise, wants_plots
@@ -47,16 +50,19 @@ def raw_ohlc(
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
     """Ask the provider for each slice and append what differs."""
     deliveries: list[DeliveryCounts] = []
+    ahead = ReadingAhead(slices_of(context.partition_keys))
     cells: dict[tuple[str, date], int] = {}
 
     def work(piece: Slice) -> Mapping[date, Mapping[str, Any]]:
+        now = datetime.now(UTC)
         collected = collect(
-            market_store, sources, piece, config=settings(), run_id=context.run.run_id, now=datetime.now(UTC)
+            market_store, sources, piece, config=settings(), run_id=context.run.run_id, now=now, ahead=ahead
         )
         for failure in collected.failures:
             context.log.warning(f"{piece}: {failure}")
         deliveries.extend(counts for _, counts in collected.answers)
         described = describe(collected, piece)
+        described[piece.days[-1]] |= describe_services(sources, collected, piece, now)
         cells.update({(piece.symbol, day): described[day]["dagster/row_count"] for day in piece.days})
         return described
 
@@ -79,6 +85,21 @@ def describe(collected: Collected, piece: Slice) -> dict[date, dict[str, Any]]:
     for day, numbers in zip(piece.days, counts.to_dict("records"), strict=True):
         described[day] = {"dagster/row_count": int(sum(numbers.values())), **numbers, **origin}
     return described
+
+
+def describe_services(sources: Sources, collected: Collected, piece: Slice, now: datetime) -> dict[str, Any]:
+    """What calling the market-data services was like, and how old the newest data are where the slice reaches today;
+    for the newest day of a slice."""
+    found: dict[str, Any] = {}
+    states = service_states(sources)
+    if states:
+        found["services"] = dg.MetadataValue.json({state.service: state.as_dict() for state in states})
+    if collected.failures:
+        found["provider_failures"] = "; ".join(str(failure) for failure in collected.failures)[:MAX_MESSAGE]
+    if collected.newest_open is not None and piece.end_day > now.date():
+        end = trading_calendar.bar_end(collected.newest_open, settings().base_timeframe)[0]
+        found["data_age_minutes"] = round((pd.Timestamp(now) - end).total_seconds() / 60, 1)
+    return found
 
 
 def accounted(market_store: MarketStore, deliveries: list[DeliveryCounts]) -> dg.AssetCheckResult:

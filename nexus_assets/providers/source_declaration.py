@@ -7,7 +7,7 @@ import glob
 import tomllib
 from datetime import date, datetime, time
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
@@ -15,9 +15,16 @@ from nexus_assets.errors import NexusError, SettingsError
 from nexus_assets.instruments import INSTRUMENTS, InstrumentKind, PriceKind, VolumeKind, instrument
 from nexus_assets.providers import time_zones
 from nexus_assets.providers.declared_hours import DeclaredHours, known_hours
+from nexus_assets.providers.spellings import spells
 from nexus_assets.timeframes import Timeframe
 
 Layout = Literal["generic", "histdata_ascii_m1", "mt5", "dukascopy"]
+ServiceName = Literal["oanda", "eodhd", "yahoo", "alpha_vantage", "twelve_data", "polygon"]
+
+DEFAULT_ORDER: tuple[ServiceName, ...] = get_args(ServiceName)
+"""The market-data services, the preferred one first where nothing else is declared."""
+KEYLESS: tuple[ServiceName, ...] = ("yahoo",)
+"""Services that need no key. They are asked only where they are declared."""
 
 _GENERIC_COLUMNS = ("ts", "date", "time", "symbol", "open", "high", "low", "close", "volume", "spread")
 
@@ -30,20 +37,80 @@ _KINDS: dict[str, tuple[PriceKind, VolumeKind]] = {
 
 _EVERY_SYMBOL = {item.symbol: item.symbol for item in INSTRUMENTS}
 
+# What the prices of each service may be declared as.
+_SERVICE_PRICES: dict[str, tuple[PriceKind, ...]] = {"oanda": ("mid", "bid", "ask"), "twelve_data": ("mid",)}
+
 
 class _Declaration(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
 class SyntheticSource(_Declaration):
-    """Invented prices for every symbol. By default only where there is no folder of files, so that invented prices
-    never stand beside real ones unless `use = "always"` asks for it."""
+    """Invented prices for every symbol. By default only where there is no folder of files and no market-data service is
+    in use, so that invented prices never stand beside real ones unless `use = "always"` asks for it."""
 
     provider: Literal["synthetic"]
     use: Literal["always", "without_files_root"] = "without_files_root"
 
 
-class FilesSource(_Declaration):
+class _Hours(_Declaration):
+    """Where a source quotes at other hours than its venue; see declared_hours."""
+
+    hours: str = ""
+    opened: tuple[DeclaredHours, ...] = ()
+    closed: tuple[DeclaredHours, ...] = ()
+
+    @field_validator("hours")
+    @classmethod
+    def _known_hours(cls, value: str) -> str:
+        if value and value not in known_hours():
+            raise ValueError(f"{value!r} is unknown; use one of {', '.join(known_hours())}, or list opened and closed")
+        return value
+
+
+class ServiceSource(_Hours):
+    """A market-data service that is asked over HTTP. It is left out while it has no key.
+
+    Attributes:
+        symbols: "*" for every symbol that the service has, or a list.
+        timeframe: One or several; all that the service has without it.
+        price_kind: mid, bid or ask of OANDA; the others have one kind, which may be named.
+    """
+
+    provider: ServiceName
+    symbols: tuple[str, ...] = tuple(_EVERY_SYMBOL)
+    timeframe: tuple[Timeframe, ...] = ()
+    price_kind: PriceKind | None = None
+
+    @property
+    def name(self) -> str:
+        """Provider that the rows carry."""
+        return self.provider
+
+    @field_validator("symbols", mode="before")
+    @classmethod
+    def _all(cls, value: Any) -> Any:
+        return tuple(_EVERY_SYMBOL) if value == "*" else value
+
+    @field_validator("timeframe", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _had(self) -> "ServiceSource":
+        for symbol in self.symbols:
+            _as_value_error(instrument, symbol)
+        missing = [symbol for symbol in self.symbols if not spells(self.provider, symbol)]
+        if missing and set(self.symbols) != set(_EVERY_SYMBOL):
+            raise ValueError(f"symbols: {self.provider} does not have {', '.join(missing)}")
+        kinds = _SERVICE_PRICES.get(self.provider, ("last",))
+        if self.price_kind is not None and self.price_kind not in kinds:
+            raise ValueError(f"price_kind: prices of {self.provider} are {' or '.join(kinds)}")
+        return self
+
+
+class FilesSource(_Hours):
     """Price files of one layout, one clock and one scale. Several sources of one `name` are one provider.
 
     Attributes:
@@ -58,7 +125,6 @@ class FilesSource(_Declaration):
         starts, ends: Only rows whose printed time lies in [starts, ends) belong to this source: a file whose clock
             changed its rule is declared twice.
         symbols: "*" for every symbol that has a file, a list, or a table {symbol = spelling}.
-        hours, opened, closed: Where the source quotes at other hours than its venue; see declared_hours.
     """
 
     provider: Literal["files"]
@@ -78,9 +144,6 @@ class FilesSource(_Declaration):
     symbols: dict[str, str]
     starts: datetime | None = Field(None, alias="from")
     ends: datetime | None = Field(None, alias="until")
-    hours: str = ""
-    opened: tuple[DeclaredHours, ...] = ()
-    closed: tuple[DeclaredHours, ...] = ()
 
     @field_validator("path", mode="before")
     @classmethod
@@ -107,13 +170,6 @@ class FilesSource(_Declaration):
     def _known(cls, value: dict[str, str]) -> dict[str, str]:
         for symbol in value:
             _as_value_error(instrument, symbol)
-        return value
-
-    @field_validator("hours")
-    @classmethod
-    def _known_hours(cls, value: str) -> str:
-        if value and value not in known_hours():
-            raise ValueError(f"{value!r} is unknown; use one of {', '.join(known_hours())}, or list opened and closed")
         return value
 
     @field_validator("starts", "ends", mode="before")
@@ -193,7 +249,8 @@ class FilesSource(_Declaration):
         return list(found)
 
 
-Source = Annotated[SyntheticSource | FilesSource, Field(discriminator="provider")]
+Declared = SyntheticSource | FilesSource | ServiceSource
+Source = Annotated[Declared, Field(discriminator="provider")]
 
 
 class _SourcesFile(_Declaration):
@@ -211,7 +268,7 @@ def _as_value_error(function: Any, argument: str) -> None:
         raise ValueError(str(error)) from error
 
 
-def read_declarations(path: Path) -> tuple[SyntheticSource | FilesSource, ...]:
+def read_declarations(path: Path) -> tuple[Declared, ...]:
     """The sources of a file, in its order.
 
     Raises:
@@ -233,26 +290,32 @@ def read_declarations(path: Path) -> tuple[SyntheticSource | FilesSource, ...]:
             f"The file of sources {path} is wrong:\n  " + "\n  ".join(lines) + "\n",
             next_step="docs/providers.md shows every setting with an example.",
         ) from None
-    _same_kinds(path, [source for source in sources if isinstance(source, FilesSource)])
+    _same_kinds(path, [source for source in sources if not isinstance(source, SyntheticSource)])
     return sources
 
 
 def _mistake(place: tuple[int | str, ...], message: str) -> str:
     number = next((part + 1 for part in place if isinstance(part, int)), None)
-    names = [part for part in place if isinstance(part, str) and part not in ("source", "files", "synthetic")]
+    tags = ("source", "files", "synthetic", *DEFAULT_ORDER)
+    names = [part for part in place if isinstance(part, str) and part not in tags]
     where = f"source {number}" if number else "the file"
     return ": ".join([where, *([".".join(names)] if names else []), message.removeprefix("Value error, ")])
 
 
-def _same_kinds(path: Path, sources: list[FilesSource]) -> None:
+def _same_kinds(path: Path, sources: list[FilesSource | ServiceSource]) -> None:
     """Sources of one name are one provider, whose rows must all be of one kind."""
-    first: dict[str, FilesSource] = {}
+    first: dict[str, FilesSource | ServiceSource] = {}
     for source in sources:
         other = first.setdefault(source.name, source)
+        if type(other) is not type(source):
+            raise SettingsError(
+                f"{path}: files are named {source.name}, and the market-data service of that name is declared as well.",
+                next_step="Give the files another name; their rows would not be told apart.",
+            )
         for kind in ("price_kind", "volume_kind", "instrument_kind"):
-            if getattr(source, kind) != getattr(other, kind):
+            mine, theirs = (getattr(one, kind, None) for one in (source, other))
+            if mine != theirs:
                 raise SettingsError(
-                    f"{path}: two sources named {source.name} have the {kind} {getattr(other, kind)} and "
-                    f"{getattr(source, kind)}.",
+                    f"{path}: two sources named {source.name} have the {kind} {theirs} and {mine}.",
                     next_step="Give them different names.",
                 )
