@@ -19,25 +19,25 @@ AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 @app.command()
 def plan(as_json: AsJson = False) -> None:
     """What would go of each table, and what holds rows back. Drops nothing."""
-    from nexus_assets import retention
+    from nexus_assets import dropping
     from nexus_assets.resources import open_market_store
 
     config = settings()
-    _show(retention.plan(open_market_store(config).database, config), as_json, "What would be dropped")
+    _show(dropping.plan(open_market_store(config).database, config), as_json, "What would be dropped")
 
 
 @app.command()
 def apply(as_json: AsJson = False) -> None:
     """Drop it now, in this process, as the schedule does every day."""
-    from nexus_assets import retention
+    from nexus_assets import dropping
     from nexus_assets.resources import open_market_store
 
     config = settings()
-    _show(retention.drop(open_market_store(config).database, config, progress=say), as_json, "What was dropped")
+    _show(dropping.drop(open_market_store(config).database, config, progress=say), as_json, "What was dropped")
 
 
 def _show(found: list, as_json: bool, title: str) -> None:
-    from nexus_assets.retention import described
+    from nexus_assets.dropping import described
 
     facts = {going.expiry.table.qualified: described(going) for going in found}
     if as_json:

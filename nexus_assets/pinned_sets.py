@@ -5,8 +5,8 @@ features on. One as it was served reads these and the stored labels; one of the 
 labels and correlations, and the prices that these were made from stay as well. `nexus export --pin NAME` pins, `nexus
 pins remove NAME` lets go.
 
-What belongs here: which days a request reads, and the table nexus.pinned_sets. What is dropped is decided in
-retention.py, under the same lock: a set is pinned before or after rows are dropped, never in between.
+What belongs here: which days a request reads, and the table nexus.pinned_sets. Rows are dropped in dropping.py,
+under the same lock: a set is pinned before or after rows are dropped, never in between.
 """
 
 import json

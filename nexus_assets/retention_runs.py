@@ -1,13 +1,13 @@
 """The job that drops what lies before its retention, and its daily schedule. The same on every edition of the server.
 
-What belongs here: starting, and telling what went. What may go is decided in retention.py.
+What belongs here: starting, and telling what went. What may go is decided in retention.py, how it goes in dropping.py.
 """
 
 from typing import Any
 
 import dagster as dg
 
-from nexus_assets import retention
+from nexus_assets import dropping
 from nexus_assets.assets.specification import WRITERS
 from nexus_assets.market_store import MarketStore
 from nexus_assets.schedules import STATUS
@@ -23,10 +23,10 @@ from nexus_assets.settings import settings
 def drop_expired(context: dg.OpExecutionContext) -> None:
     """What went stands in the step's metadata, and as an observation of each asset that lost rows."""
     store: MarketStore = context.resources.market_store
-    went = retention.drop(store.database, settings(), progress=context.log.info)
+    went = dropping.drop(store.database, settings(), progress=context.log.info)
     metadata: dict[str, Any] = {}
     for going in went:
-        told = retention.described(going)
+        told = dropping.described(going)
         metadata[going.expiry.table.qualified] = dg.MetadataValue.json(told)
         if told["held_by"]:
             context.log.warning(f"{going.expiry.table.qualified}: held back by {told['held_by']}")

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from nexus_assets import pinned_sets, retention
+from nexus_assets import dropping, pinned_sets, retention
 from nexus_assets.as_known import KnownMarket
 from nexus_assets.assets import bars, indicators, labels
 from nexus_assets.cli import app
@@ -148,7 +148,7 @@ def test_a_new_retention_that_a_pinned_set_outlives_is_refused_with_the_set_and_
     (sentence,) = accept(store.database, config(retention_raw_ohlc=age), TODAY + ONE_DAY)
     assert "'q1'" in sentence
     with pytest.raises(SettingsError, match="Nothing is dropped"):
-        retention.drop(store.database, config(retention_raw_ohlc=age - 1), today=TODAY)
+        dropping.drop(store.database, config(retention_raw_ohlc=age - 1), today=TODAY)
 
 
 # What goes
@@ -157,7 +157,7 @@ def test_a_new_retention_that_a_pinned_set_outlives_is_refused_with_the_set_and_
 def test_without_a_setting_nothing_goes(prices: MarketStore) -> None:
     before = raw_days(prices)
     assert accept(prices.database, config()) == []
-    assert retention.drop(prices.database, config(), today=TODAY) == []
+    assert dropping.drop(prices.database, config(), today=TODAY) == []
     assert raw_days(prices).equals(before)
 
 
@@ -165,9 +165,9 @@ def test_what_is_older_goes_and_every_row_of_a_kept_day_stays(prices: MarketStor
     chosen = config(retention_raw_ohlc=365)
     before, kept_from = raw_days(prices), TODAY - timedelta(days=365)
     accept(prices.database, chosen)
-    (planned,) = retention.plan(prices.database, chosen, today=TODAY)
+    (planned,) = dropping.plan(prices.database, chosen, today=TODAY)
     assert raw_days(prices).equals(before)
-    (went,) = retention.drop(prices.database, chosen, today=TODAY)
+    (went,) = dropping.drop(prices.database, chosen, today=TODAY)
     after = raw_days(prices)
     assert after[after.index >= kept_from].equals(before[before.index >= kept_from])
     assert went.rows == planned.rows == before.sum() - after.sum() > 0
@@ -182,7 +182,7 @@ def test_what_is_older_goes_and_every_row_of_a_kept_day_stays(prices: MarketStor
         assert went.bytes > 0
     ledger = prices.ledger(RAW_OHLC, ["EURUSD"], FIRST, END)
     assert ledger["day"].min() == went.before
-    (again,) = retention.drop(prices.database, chosen, today=TODAY)
+    (again,) = dropping.drop(prices.database, chosen, today=TODAY)
     assert (again.rows, again.before) == (0, None)
 
 
@@ -204,7 +204,7 @@ def test_gaps_go_with_their_bars_and_an_end_of_day_cuts_no_rolled_up_bar(any_lev
     )  # fmt: skip
     accept(store.database, chosen)
     before = store.read_slice(BARS, symbol="EURUSD", first_day=kept_from, end_day=end_day)
-    (went,) = retention.drop(store.database, chosen, today=TODAY)
+    (went,) = dropping.drop(store.database, chosen, today=TODAY)
     assert went.rows > 0
     assert store.read_slice(BARS, symbol="EURUSD", first_day=kept_from, end_day=end_day).equals(before)
     assert store.database.rows("SELECT count(*) AS n FROM market.gaps") == [{"n": 1}]
@@ -227,7 +227,7 @@ def test_a_pinned_set_holds_its_prices_back_until_it_is_let_go(prices: MarketSto
     )
     pinned = pinned_sets.pin(store, asked(chosen, as_known=store.settled_until()), chosen, "q1")
     before = raw_days(store)
-    (went,) = retention.drop(store.database, chosen, today=today)
+    (went,) = dropping.drop(store.database, chosen, today=today)
     after = raw_days(store)
     assert went.rows > 0
     assert went.expiry.held_by is not None
@@ -235,7 +235,7 @@ def test_a_pinned_set_holds_its_prices_back_until_it_is_let_go(prices: MarketSto
     assert after[after.index >= pinned.prices_from].equals(before[before.index >= pinned.prices_from])
     assert after.index[0] < pinned.prices_from
     pinned_sets.unpin(store, "q1")
-    (went,) = retention.drop(store.database, chosen, today=today)
+    (went,) = dropping.drop(store.database, chosen, today=today)
     assert went.expiry.held_by is None
     assert raw_days(store).empty
 
@@ -244,18 +244,18 @@ def test_a_set_that_is_pinned_while_rows_are_about_to_go_keeps_them(prices: Mark
     store, chosen, today = prices, config(retention_raw_ohlc=365), TODAY + timedelta(days=600)
     accept(store.database, chosen)
     before, went = raw_days(store), []
-    dropping = threading.Thread(target=lambda: went.extend(retention.drop(store.database, chosen, today=today)))
+    worker = threading.Thread(target=lambda: went.extend(dropping.drop(store.database, chosen, today=today)))
     with store.database.transaction() as pinning:
         store.database.lock(pinning, pinned_sets.LOCK)
-        dropping.start()
+        worker.start()
         pinning.execute(
             "INSERT INTO nexus.pinned_sets VALUES ('all', 'EURUSD', now() - interval '1 day', now(), now(), %s, NULL, "
             "'{}', NULL, now())",
             (FIRST,),
         )
-        dropping.join(1)
-        assert dropping.is_alive()
-    dropping.join(30)
+        worker.join(1)
+        assert worker.is_alive()
+    worker.join(30)
     assert [going.rows for going in went] == [0]
     assert raw_days(store).equals(before)
 
@@ -361,7 +361,7 @@ def test_a_pinned_set_as_known_has_the_same_bits_after_everything_else_went(load
         lambda c: c.execute("UPDATE nexus.retention SET days = 36500 WHERE table_name = 'market.raw_ohlc'")
     )
     accept_outlived(store, chosen)
-    (went,) = retention.drop(store.database, chosen)
+    (went,) = dropping.drop(store.database, chosen)
     assert went.rows > 1000
     assert content_hash(store, chosen, wanted) == pinned.content_hash
     assert verify(tmp_path) == []
@@ -413,7 +413,7 @@ def test_what_went_is_not_fetched_again_and_what_was_made_of_it_stays(loaded: Gr
 def accept_or_drop(store: MarketStore, chosen: Settings) -> None:
     if "market.raw_ohlc" not in store.days_dropped_before():
         accept_outlived(store, chosen)
-        retention.drop(store.database, chosen)
+        dropping.drop(store.database, chosen)
 
 
 def test_a_correction_on_the_first_kept_day_waits_for_nobody(loaded: Graph) -> None:
@@ -436,7 +436,7 @@ def test_features_whose_warm_up_went_stay_and_later_ones_are_made_again(loaded: 
     store.database.run(lambda c: c.execute("DELETE FROM nexus.pinned_sets"))
     accept(store.database, chosen, today)
     before = {t: store.read_slice(t, symbol="EURUSD", first_day=FIRST, end_day=END) for t in (INDICATOR_ROWS, LABELS)}
-    retention.drop(store.database, chosen, today=today)
+    dropping.drop(store.database, chosen, today=today)
     dropped, made_from = store.days_dropped_before()["market.bars"], store.made_from(INDICATOR_ROWS)
     assert dropped < date(2021, 2, 19)
     days = (date(2021, 1, 20), END)
