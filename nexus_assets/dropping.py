@@ -2,8 +2,8 @@
 
 Rows go from the oldest end, for all symbols alike: chunk by chunk where the table is a hypertable, by deletes of at
 most a week each where it is plain. Each piece is one transaction under the lock under which sets are pinned, and the
-pins are read in it. TimescaleDB's own retention policies are used on no edition: a policy's age moves with the clock and
-knows neither pins nor the ledger of slices.
+pins are read in it. TimescaleDB's own retention policies are used on no edition: a policy's age moves with the clock
+and knows neither pins nor the ledger of slices.
 
 What was dropped is not missing: the ledger forgets the days, and nexus.retention holds the day from which each table is
 made again. What is left of days whose input is gone stays as it is.
