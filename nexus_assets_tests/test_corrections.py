@@ -254,7 +254,7 @@ def test_where_redis_cannot_be_reached_the_tables_are_whole_and_it_is_told(loade
     times = bar_times(store, "EURUSD", "2021-05-28 10:00", "2021-05-28 11:00")
     correct(store, "EURUSD", times, [1.00003])
     nowhere = FeatureStore("redis://127.0.0.1:1/0")
-    with pytest.raises(FeatureStoreError, match="127.0.0.1:1 could not"):
+    with pytest.raises(FeatureStoreError, match=r"127\.0\.0\.1:1 could not"):
         carry_out(store, nowhere, sources, pending(store))
     assert pending(store) == set()
     assert still_stale(store) == set()
