@@ -17,7 +17,7 @@ from nexus_assets.providers.oanda import parse_quote as parse_oanda_quote
 from nexus_assets.providers.polygon import parse_quote as parse_polygon_quote
 from nexus_assets_tests.providers.payload_mutations import APIS, Api, complaints, damaged, outcome
 
-MUTATIONS = int(os.environ.get("FUZZ_MUTATIONS", "300"))
+MUTATIONS = int(os.environ.get("FUZZ_MUTATIONS", "200"))
 
 fuzzed = settings(max_examples=MUTATIONS, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
