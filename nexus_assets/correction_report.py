@@ -1,5 +1,6 @@
 """What corrections do to each table: partitions, rows, and the largest change of each column."""
 
+import math
 from dataclasses import dataclass, field
 from datetime import date
 
@@ -41,8 +42,10 @@ class Effect:
             unequal = ~missing & ~(left.eq(right).fillna(False).to_numpy(dtype=bool))
             differs |= unequal
             if column.type == "float" and unequal.any():
-                moved = float(np.nanmax(np.abs(right[unequal] - left[unequal]), initial=0.0))
-                self.largest[column.name] = max(moved, self.largest.get(column.name, 0.0))
+                # Missing where a value appeared or went.
+                moved = (right[unequal] - left[unequal]).abs().max()
+                if not math.isnan(moved):
+                    self.largest[column.name] = max(float(moved), self.largest.get(column.name, 0.0))
         gone = np.delete(np.arange(len(old)), position[common])
         parts = [rights.loc[differs], old.iloc[gone], new[~common]]
         touched = pd.concat([part[list(table.key)] for part in parts], ignore_index=True)

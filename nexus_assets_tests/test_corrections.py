@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from psycopg import sql
 
+from nexus_assets.correction_report import Effect
 from nexus_assets.corrections import carry_out, pending, propagate
 from nexus_assets.database import Database
 from nexus_assets.errors import FeatureStoreError
@@ -313,3 +314,12 @@ def test_a_bar_that_is_not_there_cannot_be_withdrawn(loaded: Graph) -> None:
 
     with pytest.raises(DatabaseError, match="are not stored or were withdrawn before"):
         loaded.store.withdraw("GBPUSD", "1h", "synthetic", [datetime(2021, 4, 24, 3, tzinfo=UTC)], run_id=None)
+
+
+def test_a_value_that_appears_or_goes_is_a_change_without_a_size(loaded: Graph) -> None:
+    rows = loaded.store.read_bars("EURUSD", "1h", datetime(2021, 4, 20, tzinfo=UTC), datetime(2021, 4, 21, tzinfo=UTC))
+    gone = rows.assign(spread=np.nan)
+    effect = Effect()
+    effect.add(BARS, rows, gone)
+    assert (effect.rows, effect.largest) == (len(rows), {})
+    assert effect.changed == {"2021-04-20|EURUSD"}
