@@ -248,6 +248,10 @@ def show(ours: Ours, results: dict[str, Any], console: Console) -> None:
     console.print(f"One configuration, all four probes: nexus_assets {verdict(mine)}; {name}:")
     for text in all_four(results) or ["none"]:
         console.print(f"  {text}")
+    console.print(
+        "Only by rule, not by the store: with skip_dedup a push, or materialize of an older range, brings an older row "
+        "(above); teardown serves nothing until it is done; the microseconds are counted by whoever writes the rows."
+    )
 
 
 def main() -> None:
