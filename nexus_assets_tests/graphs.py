@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import dagster as dg
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from nexus_assets.market_store import MarketStore
 from nexus_assets.providers.connections import forget_clients
 from nexus_assets.settings import settings
+from nexus_assets_tests.conftest import ROOT
 
 DEFINING = ("assets", "checks", "jobs", "schedules", "sensors", "catch_up", "definitions", "resources")
 
@@ -74,7 +76,15 @@ def graph(
     """Definitions under these NEXUS_ variables, named without the prefix and in lower case. Dagster writes its
     event log and its compute logs to `folder`, or keeps them in memory."""
     stored = dg.DagsterInstance.local_temp(str(folder)) if folder else dg.DagsterInstance.ephemeral()
-    with pytest.MonkeyPatch.context() as patch, stored as instance:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        stored as instance,
+        TemporaryDirectory(prefix="nexus-tests-root-") as root,
+    ):
+        # What the public functions read of .env must not be a developer's: its servers hold data.
+        for name in ("sql", "dagster.yaml", "workspace.yaml", "sources.toml"):
+            (Path(root) / name).symlink_to(ROOT / name)
+        patch.setenv("NEXUS_ROOT", root)
         patch.setenv("NEXUS_DATABASE_URL", database_url)
         patch.setenv("NEXUS_REDIS_URL", redis_url)
         patch.setenv("NEXUS_AUTOMATION", "off")

@@ -25,7 +25,7 @@ from nexus_assets.schemas import INDICATOR_ROWS
 from nexus_assets.services import ServiceState
 from nexus_assets.serving import push
 from nexus_assets.settings import settings
-from nexus_assets_tests.conftest import ROOT, DatabaseMaker
+from nexus_assets_tests.conftest import DatabaseMaker
 from nexus_assets_tests.graphs import Graph, graph
 
 SYMBOL, DAYS, REDIS_DATABASE = "BTCUSD", 25, 10
@@ -72,22 +72,14 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def story(
-    databases: DatabaseMaker, services: ServiceState, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Story]:
+def story(databases: DatabaseMaker, services: ServiceState) -> Iterator[Story]:
     """Three weeks of hours, a correction, two more days, a late one, and one of a bar that was trained on."""
-    # The public functions read .env of the project's root, which is the developer's; this root has none.
-    root = tmp_path_factory.mktemp("root")
-    for name in ("sql", "sources.toml"):
-        (root / name).symlink_to(ROOT / name)
     url, redis_url = databases.migrated(), f"{services.redis_url.rsplit('/', 1)[0]}/{REDIS_DATABASE}"
     with redis.Redis.from_url(redis_url) as client:
         client.flushdb()
     today, store, features = datetime.now(UTC).date(), MarketStore(Database(url)), FeatureStore(redis_url)
     start = str(today - timedelta(days=DAYS))
-    with graph(
-        store, url, redis_url, symbols=SYMBOL, start_day=start, feature_timeframes="1h", root=str(root)
-    ) as made:  # fmt: skip
+    with graph(store, url, redis_url, symbols=SYMBOL, start_day=start, feature_timeframes="1h") as made:
         pushing._market.cache_clear()
         yield tell(made, features, today)
         pushing._market.cache_clear()
