@@ -203,8 +203,10 @@ def _mark_quarantined(states: pd.DataFrame, rows: np.ndarray, grid: _Grid, kept_
 def _mark_holidays(states: pd.DataFrame, rows: np.ndarray, grid: _Grid, instrument: Instrument) -> None:
     if len(rows):
         states.loc[rows, "state"] = "holiday"
-        leader = str(grid.leader[rows[0]])
-        states.loc[rows, "reason"] = trading_calendar.closure_reason(instrument.asset_class, grid.opens[rows], leader)
+        for leader in {str(name) for name in grid.leader[rows]}:
+            mine = rows[grid.leader[rows] == leader]
+            reasons = trading_calendar.closure_reason(instrument.asset_class, grid.opens[mine], leader)
+            states.loc[mine, "reason"] = reasons
         states.loc[rows, "known_at"] = pd.NaT
 
 
