@@ -68,11 +68,15 @@ def pending(store: MarketStore, *, symbol: str | None = None, settled_before: da
     rows = store.database.rows(
         """
         SELECT b.symbol, b.day
-        FROM nexus.slices AS r
-        JOIN nexus.slices AS b ON b.table_name = 'market.bars' AND b.symbol = r.symbol AND b.day IN (r.day, r.day + 1)
-        WHERE r.table_name = 'market.raw_ohlc' AND r.changed_at > b.written_at AND r.changed_at < %s
-            AND r.symbol = ANY(%s)
-            AND b.day >= coalesce((SELECT made_from FROM nexus.retention WHERE table_name = 'market.bars'), b.day)
+        FROM (
+            -- Two joins by equality in place of one by either day, which would compare every pair of days.
+            SELECT symbol, day + late AS day, changed_at
+            FROM nexus.slices CROSS JOIN generate_series(0, 1) AS late
+            WHERE table_name = 'market.raw_ohlc' AND changed_at < %s AND symbol = ANY(%s)
+        ) AS r
+        JOIN nexus.slices AS b
+            ON b.table_name = 'market.bars' AND b.symbol = r.symbol AND b.day = r.day AND b.written_at < r.changed_at
+        WHERE b.day >= coalesce((SELECT made_from FROM nexus.retention WHERE table_name = 'market.bars'), b.day)
         """,
         (settled_before or datetime.max.replace(tzinfo=UTC), [symbol] if symbol else list(settings().symbols)),
     )
