@@ -159,7 +159,6 @@ def query_of(asked: TrainingRequest) -> dict[str, Any]:
     }
 
 
-@lru_cache(maxsize=1)
 def _environment() -> Mapping[str, Any]:
     """Code, packages and machine; a fact that cannot be had here is None."""
     revision, clean = _git_revision()
@@ -184,6 +183,7 @@ def _installed(name: str) -> str | None:
         return None
 
 
+@lru_cache(maxsize=1)
 def _git_revision() -> tuple[str | None, bool | None]:
     """The commit of the checkout this code runs from, and whether nothing in it was changed; None outside of one."""
     from nexus_assets import __file__ as module

@@ -436,3 +436,14 @@ def test_the_asset_writes_a_month_of_every_symbol_with_its_facts_in_the_ui(
     assert min(ends) > datetime(2024, 3, 1, tzinfo=UTC)
     assert max(ends) <= datetime(2024, 4, 1, tzinfo=UTC)
     assert set(rows["symbol"].to_pylist()) == set(SYMBOLS)
+
+
+def test_a_project_root_without_a_lock_file_leaves_no_trace_in_later_manifests(
+    market: MarketStore, config: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    data = ask(market, config, features=["rsi_14"])
+    (tmp_path / "sql" / "migrations").mkdir(parents=True)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("NEXUS_ROOT", str(tmp_path))
+        assert data.manifest()["rebuild"]["requirements_lock_sha256"] is None
+    assert data.manifest()["rebuild"]["requirements_lock_sha256"] is not None
