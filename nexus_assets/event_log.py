@@ -5,12 +5,14 @@ With DAGSTER_EVENT_BATCH_SIZE set, its own PostgreSQL storage writes the second 
 one by one, about 5 ms each, in the process that makes the run. `BatchingPostgresEventLogStorage` writes both in
 batches; what stands in the tables afterwards is the same.
 
-Ids are taken before a batch commits, so a reader that follows ids can pass events that are not visible yet. What
-must not be missed has to be decided from the data, never from a cursor over this log.
+Ids are taken before a batch commits, so events with a higher id can be visible earlier. Dagster's backfill daemon goes
+on from the highest id that it has seen, and would miss the batch, wait for its partitions and at last call them failed;
+so the highest id is told here only when nothing below it can appear any more.
 """
 
 import functools
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -22,11 +24,21 @@ from dagster._core.storage.event_log import SqlEventLogStorageTable
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres.event_log import PostgresEventLogStorage
 from dagster_postgres.utils import get_token_provider_from_config, pg_url_from_config
+from sqlalchemy import text
 
 TESTED_DAGSTER_VERSIONS = frozenset({"1.13.27"})
 """The storage reaches into Dagster's private parts, so it only does so where its tests have passed."""
 
 PLANNED = DagsterEventType.ASSET_MATERIALIZATION_PLANNED
+
+PATIENCE_SECONDS = 30.0
+"""How long a transaction that writes events is waited for. A batch of a thousand takes less than a second."""
+
+_WRITERS = """
+    SELECT virtualtransaction FROM pg_locks
+    WHERE relation = 'event_logs'::regclass AND mode = 'RowExclusiveLock' AND granted
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 
 
 class BatchingPostgresEventLogStorage(PostgresEventLogStorage):
@@ -72,6 +84,25 @@ class BatchingPostgresEventLogStorage(PostgresEventLogStorage):
         # The parent updates the asset of the last event only: one type and one asset at a time.
         for _, group in groupby(sorted(others, key=_type_and_asset), key=_type_and_asset):
             super().store_event_batch(list(group))
+
+    def get_maximum_record_id(self) -> int | None:
+        """The highest id of an event, when every transaction that may hold a lower one has ended."""
+        highest = super().get_maximum_record_id()
+        waited_for = self._writers()
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while waited_for and time.monotonic() < deadline:
+            time.sleep(0.02)
+            waited_for &= self._writers()
+        if waited_for:
+            logging.getLogger("dagster").warning(
+                f"A transaction has been writing events for {PATIENCE_SECONDS:.0f} s; events up to {highest} that it "
+                "still holds may be passed over."
+            )
+        return highest
+
+    def _writers(self) -> set[str]:
+        with self.index_connection() as conn:
+            return {row[0] for row in conn.execute(text(_WRITERS))}
 
     def _store_planned(self, events: Sequence[EventLogEntry]) -> None:
         rows = [self._event_to_row(event) for event in events]

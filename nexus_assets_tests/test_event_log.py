@@ -4,6 +4,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,29 @@ def test_an_asset_refers_to_the_run_that_announced_it_last(databases: DatabaseMa
         assert log.rows("SELECT DISTINCT last_run_id FROM asset_keys") == [(log.run_id,)]
         newest = log.rows('SELECT last_materialization FROM asset_keys WHERE asset_key = \'["toy", "bars"]\'')[0][0]
         assert log.run_id in json.dumps(newest)
+
+
+def test_the_highest_id_is_told_only_when_no_lower_one_can_appear_any_more(
+    databases: DatabaseMaker, tmp_path: Path
+) -> None:
+    """A reader that goes on from it, as the backfill daemon does, then misses no batch that commits late."""
+    url = databases.empty()
+    insert = "INSERT INTO event_logs (run_id, event, timestamp) VALUES ('late', '{}', now()) RETURNING id"
+    with (
+        dagster_home(tmp_path, url) as place,
+        place.instance() as instance,
+        psycopg.connect(url) as late,
+        ThreadPoolExecutor(1) as elsewhere,
+    ):
+        row = late.execute(insert).fetchone()
+        instance.report_engine_event("a later event that is visible at once", run_id="early", job_name="job")
+        told = elsewhere.submit(instance.event_log_storage.get_maximum_record_id)
+        with pytest.raises(TimeoutError):
+            told.result(timeout=0.5)
+        late.commit()
+        assert row is not None
+        assert told.result(timeout=10) == row[0] + 1
+        assert instance.event_log_storage.get_maximum_record_id() == row[0] + 1
 
 
 def test_a_failed_batch_leaves_no_announcement_behind(
