@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import database_speed
+import hourly
 import hours
+import minutes
 
 from nexus_assets import instruments
 
@@ -25,20 +27,40 @@ Measured = dict[str, Any]
 
 @dataclass(frozen=True)
 class Chosen:
-    """What is loaded."""
+    """What is loaded: hours of some symbols, and minutes of some. Days are counted from the first."""
 
     symbols: tuple[str, ...]
     first_day: date
     days: int
     files_root: Path | None
+    minutes_symbols: tuple[str, ...]
+    minutes_from: date
+    minutes_days: int
+    minutes_root: Path | None
+    minutes_sources: Path | None
 
     def variables(self) -> dict[str, str]:
-        """Settings of an installation."""
-        found = {"symbols": " ".join(self.symbols), "start_day": f"{self.first_day}"}
-        return found | ({"files_root": f"{self.files_root.resolve()}"} if self.files_root else {})
+        """Settings of an installation of hours."""
+        return {"symbols": " ".join(self.symbols), "start_day": f"{self.first_day}", **_folder(self.files_root)}
+
+    def minutes_variables(self) -> dict[str, str]:
+        """Settings of an installation of minutes, but for the timeframes."""
+        found = {"symbols": " ".join(self.minutes_symbols), "start_day": f"{self.minutes_from}"}
+        if self.minutes_sources:
+            found["sources"] = f"{self.minutes_sources.resolve()}"
+        return found | _folder(self.minutes_root)
 
 
-MEASURES: dict[str, Callable[[Any], Measured]] = {"hours": hours.measure, "database": database_speed.measure}
+def _folder(root: Path | None) -> dict[str, str]:
+    return {"files_root": f"{root.resolve()}"} if root else {}
+
+
+MEASURES: dict[str, Callable[[Any], Measured]] = {
+    "hours": hours.measure,
+    "database": database_speed.measure,
+    "minutes": minutes.measure,
+    "hourly": hourly.measure,
+}
 
 
 def main() -> None:
@@ -49,21 +71,28 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=365)
     parser.add_argument("--from", dest="first_day", type=date.fromisoformat, default=date(2024, 1, 1))
     parser.add_argument("--files-root", type=Path, help="folder of SYMBOL.parquet or .csv files of hours")
+    parser.add_argument("--minutes-symbols", nargs="+", default=list(instruments.DEFAULT_SYMBOLS[:12]))
+    parser.add_argument("--minutes-days", type=int, default=365)
+    parser.add_argument("--minutes-from", type=date.fromisoformat, default=date(2024, 1, 1))
+    parser.add_argument("--minutes-root", type=Path, help="folder of price files of minutes; with --minutes-sources")
+    parser.add_argument("--minutes-sources", type=Path, help="a sources.toml that declares them")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     known = [item.symbol for item in instruments.INSTRUMENTS]
     if asked.files_root:
         known = [symbol for symbol in known if any(asked.files_root.glob(f"{symbol}.*"))]
-    symbols = tuple(known[: asked.symbols])
-    chosen = Chosen(symbols, asked.first_day, asked.days, asked.files_root)
+    only, as_json = asked.only, asked.json
+    del asked.only, asked.json
+    asked.symbols, asked.minutes_symbols = tuple(known[: asked.symbols]), tuple(asked.minutes_symbols)
+    chosen = Chosen(**vars(asked))
     found: Measured = {"load_before": os.getloadavg()[0]}
-    for name in asked.only:
+    for name in only:
         found[name] = MEASURES[name](chosen)
-        if not asked.json:
+        if not as_json:
             print(f"{name}:")
             for key, value in found[name].items():
                 print(f"  {key.replace('_', ' ')}: {value:,.4g}" if isinstance(value, float) else f"  {key}: {value}")
-    if asked.json:
+    if as_json:
         print(json.dumps(found, indent=2, default=str))
 
 

@@ -97,12 +97,14 @@ def bare_write(house: Installation, table: Table, rows: pa.Table) -> None:
     """One COPY of all rows in one transaction."""
     encoder = pgpq.ArrowToPostgresBinaryEncoder(rows.schema)
     statement = f"COPY {table.qualified} ({', '.join(rows.column_names)}) FROM STDIN (FORMAT BINARY)"
-    with psycopg.connect(house.servers.database_url) as connection:
-        with connection.cursor().copy(statement.encode()) as copy:
-            copy.write(encoder.write_header())
-            for batch in rows.combine_chunks().to_batches(max_chunksize=COPY_ROWS):
-                copy.write(encoder.write_batch(batch))
-            copy.write(encoder.finish())
+    with (
+        psycopg.connect(house.servers.database_url) as connection,
+        connection.cursor().copy(statement.encode()) as copy,
+    ):
+        copy.write(encoder.write_header())
+        for batch in rows.combine_chunks().to_batches(max_chunksize=COPY_ROWS):
+            copy.write(encoder.write_batch(batch))
+        copy.write(encoder.finish())
 
 
 def writing(store: MarketStore, table: Table, pieces: list[Slice]) -> Callable[[], None]:

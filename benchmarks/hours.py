@@ -118,7 +118,8 @@ def timed_processes(groups: Sequence[Sequence[str]], first_day: date, end_day: d
     processes = [
         subprocess.Popen([sys.executable, script, ",".join(group), f"{first_day}", f"{end_day}"]) for group in groups
     ]
-    if any([process.wait() for process in processes]):
+    codes = [process.wait() for process in processes]
+    if any(codes):
         raise BenchmarkError("The bare work failed.")
     return time.perf_counter() - begun
 

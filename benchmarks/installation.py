@@ -109,6 +109,12 @@ class Installation:
         """Rows of a query of the market's database."""
         return _rows(self.servers.database_url, query, parameters)
 
+    def execute(self, statement: str, *, dagster: bool = False) -> None:
+        """Run a statement that returns nothing, on the market's or on Dagster's database."""
+        url = self.servers.dagster_url.replace("+psycopg2", "") if dagster else self.servers.database_url
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(statement.encode())
+
     def recorded(self, since: datetime) -> tuple[int, datetime]:
         """How many materialisations were recorded since an instant, and when the last of them was."""
         count, last = self.dagster(
@@ -134,7 +140,7 @@ def _rows(url: str, query: str, parameters: Sequence[Any]) -> list[tuple[Any, ..
 
 @contextmanager
 def installation(
-    *, stock: bool = False, dagster: bool = True, module: str = "", **variables: str
+    *, stock: bool = False, dagster: bool = True, module: str = "", **variables: Any
 ) -> Iterator[Installation]:
     """Servers with empty, migrated databases, and Dagster's webserver, daemon and code server under these NEXUS_
     variables, named without the prefix and in lower case. Everything is removed at the end.

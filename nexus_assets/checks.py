@@ -15,6 +15,8 @@ from typing import Any
 import dagster as dg
 import numpy as np
 import pandas as pd
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
+from dagster._core.execution.context.system import StepExecutionContext
 
 from nexus_assets import trading_calendar
 from nexus_assets.indicator_table import INDICATOR_NAMES, INDICATORS
@@ -67,8 +69,27 @@ def scope(context: dg.AssetCheckExecutionContext) -> Scope:
     return Scope(chosen, first_day, last_day + timedelta(days=1))
 
 
+class Verdict(dg.AssetCheckResult):
+    """A result that finds the materialisation which it judges without listing the asset's partitions.
+
+    Dagster takes a check for a reader of every partition, makes all their keys to fetch their versions, and drops them
+    when there are a hundred or more: 0.65 s a check over 87,600 partitions, and seven checks in every hourly update.
+    """
+
+    def _get_unpartitioned_target_materialization_data(
+        self, step_context: StepExecutionContext, asset_key: dg.AssetKey
+    ) -> AssetCheckEvaluationTargetMaterializationData | None:
+        for record in step_context.instance.get_asset_records([asset_key]):
+            newest = record.asset_entry.last_materialization_record
+            if newest is not None:
+                return AssetCheckEvaluationTargetMaterializationData(
+                    storage_id=newest.storage_id, run_id=newest.run_id, timestamp=newest.timestamp
+                )
+        return None
+
+
 def _warn(passed: bool, metadata: Mapping[str, Any], description: str = "") -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
+    return Verdict(
         passed=passed, severity=dg.AssetCheckSeverity.WARN, metadata=metadata, description=description or None
     )
 
@@ -285,7 +306,7 @@ def is_a_correlation_matrix(
             lowest = float(np.linalg.eigvalsh(block).min())
             if lowest < -MAX_NEGATIVE_EIGENVALUE * len(shared):
                 wrong.append(f"{day}: smallest eigenvalue {lowest:.3g} over {len(shared)} symbols of one window")
-    return dg.AssetCheckResult(
+    return Verdict(
         passed=not wrong,
         severity=dg.AssetCheckSeverity.ERROR,
         metadata={
@@ -322,7 +343,7 @@ def every_pair_is_ranked(
     """Fails for each day whose ranks are not 1 to the number of correlations."""
     judged = scope(context)
     wrong = market_store.misranked_days(judged.first_day, judged.end_day)
-    return dg.AssetCheckResult(
+    return Verdict(
         passed=not wrong, severity=dg.AssetCheckSeverity.ERROR, metadata={"days": ", ".join(map(str, wrong[:20]))}
     )
 
@@ -347,7 +368,7 @@ def splits_do_not_overlap(market_store: dg.ResourceParam[MarketStore]) -> dg.Ass
             for row in found.head(5).to_dict("records")
         ]
     wrong += _embargo_violations(rows)
-    return dg.AssetCheckResult(
+    return Verdict(
         passed=not wrong,
         severity=dg.AssetCheckSeverity.ERROR,
         metadata={"rows": len(rows), **compared, "wrong": "; ".join(wrong[:10])},

@@ -1,9 +1,10 @@
 """The whole graph over real prices and a real database."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -97,6 +98,29 @@ def test_every_check_was_evaluated_and_passed(loaded: Graph) -> None:
     # The newest prices are of 2021: freshness is the one gate that must warn.
     assert verdicts == {name: name != "freshness" for name in verdicts}
     assert len(verdicts) == 13
+
+
+def test_a_verdict_refers_to_what_it_judged_and_no_check_lists_the_asset_s_partitions(
+    loaded: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There may be 100,000 partitions; an hourly update has seven checks."""
+    listed = []
+    list_all = dg.MultiPartitionsDefinition.get_partition_keys
+
+    def counted(*arguments: Any, **named: Any) -> Sequence[str]:
+        listed.append(arguments)
+        return list_all(*arguments, **named)
+
+    monkeypatch.setattr(dg.MultiPartitionsDefinition, "get_partition_keys", counted)
+    run = loaded.run(PRICES, ENDS, END_DAY - timedelta(days=2), END_DAY)
+    # The two that are evaluated inside of an asset's step judge before its materialisation is recorded.
+    verdicts = [e for e in run.get_asset_check_evaluations() if "accounted_for" not in e.check_name]
+    newest = loaded.instance.fetch_materializations(dg.AssetKey(BARS.asset_key), limit=1).records[0]
+    assert {v.target_materialization_data.storage_id for v in verdicts if v.target_materialization_data} == {
+        newest.storage_id
+    }
+    assert len(verdicts) == 6
+    assert listed == []
 
 
 def test_each_partition_tells_its_rows_and_the_newest_shows_a_plot(loaded: Graph) -> None:
