@@ -11,6 +11,9 @@ from nexus_assets.jobs import JOBS
 from nexus_assets.retention_runs import daily_retention, market_retention
 from nexus_assets.schedules import SCHEDULES
 from nexus_assets.sensors import feature_store_sensor
+from nexus_assets.warm_workers import fork_run_workers
+
+fork_run_workers()
 
 defs = dg.Definitions(
     assets=dg.load_assets_from_package_module(assets),

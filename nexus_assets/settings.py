@@ -104,6 +104,7 @@ class Settings(BaseSettings):
     keep_runs_days: int = Field(365, ge=7, le=36_500)
     keep_ticks_days: int = Field(30, ge=1, le=36_500)
     parallel_runs: int = Field(2, ge=1, le=512, description="Runs that a backfill is cut into side by side.")
+    warm_workers: bool = Field(True, description="Whether the code server forks run workers that imported everything.")
     automation: bool = True
     webserver_port: int = Field(3000, ge=1, le=65535)
 
@@ -175,7 +176,7 @@ class Settings(BaseSettings):
     def _in_order(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(sorted(set(value), key=TIMEFRAMES.index))
 
-    @field_validator("automation", mode="before")
+    @field_validator("automation", "warm_workers", mode="before")
     @classmethod
     def _on_or_off(cls, value: Any) -> Any:
         return {"on": True, "off": False}.get(value.lower(), value) if isinstance(value, str) else value
