@@ -13,7 +13,7 @@ so the highest id is told here only when nothing below it can appear any more.
 import functools
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -23,8 +23,9 @@ from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.event_log import SqlEventLogStorageTable
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres.event_log import PostgresEventLogStorage
-from dagster_postgres.utils import get_token_provider_from_config, pg_url_from_config
+from dagster_postgres.utils import create_pg_engine, get_token_provider_from_config, pg_url_from_config
 from sqlalchemy import text
+from sqlalchemy.pool import QueuePool
 
 TESTED_DAGSTER_VERSIONS = frozenset({"1.13.27"})
 """The storage reaches into Dagster's private parts, so it only does so where its tests have passed."""
@@ -51,8 +52,22 @@ class BatchingPostgresEventLogStorage(PostgresEventLogStorage):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._batches_planned = dagster.__version__ in TESTED_DAGSTER_VERSIONS
+        self._known: set[str] = set()
         if not self._batches_planned:
             _warn_untested(dagster.__version__)
+            return
+        # The parent connects anew for every statement: 2.3 ms here and 4.4 ms in the server, 220 times in a run of one
+        # symbol and month. One idle connection stays; it is tried before it is used, so a restarted server is no error.
+        self._engine = create_pg_engine(
+            self.postgres_url,
+            self._token_provider,
+            isolation_level="AUTOCOMMIT",
+            poolclass=QueuePool,
+            pool_size=1,
+            max_overflow=-1,
+            pool_pre_ping=True,
+            pool_recycle=300,
+        )
 
     @classmethod
     def from_config_value(
@@ -65,6 +80,26 @@ class BatchingPostgresEventLogStorage(PostgresEventLogStorage):
             should_autocreate_tables=config_value.get("should_autocreate_tables", True),
             token_provider=get_token_provider_from_config(config_value),
         )
+
+    def dispose(self) -> None:
+        """Close the connection, too: a process may open many instances, one after the other."""
+        super().dispose()
+        self._engine.dispose()
+
+    def has_table(self, table_name: str) -> bool:
+        """As the parent, which asks the server each time: a table that is there stays."""
+        ask = super().has_table
+        return self._remembered(f"table {table_name}", lambda: ask(table_name))
+
+    def has_asset_key_col(self, column_name: str) -> bool:
+        """As the parent, which asks the server for every event that is stored."""
+        ask = super().has_asset_key_col
+        return self._remembered(f"column {column_name}", lambda: ask(column_name))
+
+    def _remembered(self, what: str, is_there: Callable[[], bool]) -> bool:
+        if what not in self._known and is_there():
+            self._known.add(what)
+        return what in self._known
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
         """Store events that Dagster collected; each of a type in dagster's BATCH_WRITABLE_EVENTS.

@@ -156,6 +156,27 @@ def test_the_highest_id_is_told_only_when_no_lower_one_can_appear_any_more(
         assert instance.event_log_storage.get_maximum_record_id() == row[0] + 1
 
 
+def test_one_connection_is_kept_and_a_server_that_closed_it_is_connected_to_again(
+    databases: DatabaseMaker, tmp_path: Path
+) -> None:
+    url = databases.empty()
+    mine = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    stored = "SELECT count(*) FROM event_logs"
+    with dagster_home(tmp_path, url) as place, place.instance() as instance, psycopg.connect(url) as other:
+        other.autocommit = True
+        backends = []
+        for number in range(3):
+            instance.report_engine_event("an event", run_id=f"run {number}", job_name="job")
+            backends.append(other.execute(mine).fetchall())
+        assert backends[0] == backends[1] == backends[2]
+        assert len(backends[0]) == 1
+        other.execute("SELECT pg_terminate_backend(%s)", backends[0][0])
+        instance.report_engine_event("an event", run_id="run 3", job_name="job")
+        assert other.execute(stored).fetchone() == (4,)
+        instance.event_log_storage.dispose()
+        assert other.execute(mine).fetchall() == []
+
+
 def test_a_failed_batch_leaves_no_announcement_behind(
     databases: DatabaseMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
