@@ -5,18 +5,28 @@ Each stage is planned when the one before it is over, from what is stored then, 
 where it stopped and never repeats a finished slice.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from itertools import chain
 
 import dagster as dg
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 from rich.console import Console
 
-from nexus_assets.backfill import PLAN_TAG, Rectangle, split_rectangles, submit
-from nexus_assets.backfill_progress import FailedRun, follow
+from nexus_assets.backfill import (
+    LEAVE_TAG,
+    PLAN_TAG,
+    RETRIED_BY_TAG,
+    WILL_RETRY_TAG,
+    Rectangle,
+    split_rectangles,
+    submit,
+)
+from nexus_assets.backfill_progress import RETRY_SECONDS, FailedRun, follow
+from nexus_assets.dagster_outages import patiently
 from nexus_assets.jobs import daily_correlation, market_update, split_labels
+from nexus_assets.load_plan import ExpectedRows, PlannedRun, Work
+from nexus_assets.load_progress import LoadProgress
 from nexus_assets.market_store import MarketStore
 from nexus_assets.partitions import days_between
 from nexus_assets.planning import (
@@ -40,11 +50,15 @@ from nexus_assets.resources import open_sources
 from nexus_assets.schemas import BARS, DATASET_SPLITS, LABELS, RAW_OHLC, Table
 from nexus_assets.settings import Settings
 from nexus_assets.slice_ledger import ALL_SYMBOLS, WHOLE_TABLE
+from nexus_assets.throughput import measure
 
 STAGES: tuple[str, ...] = ("prices", "features", "analytics", "splits")
 WORTH_SPLITTING = 300
 """Partitions of an asset from which two runs side by side beat one: a run takes seconds to start. More runs: in
 proportion."""
+
+BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+"""Every slice was written after it."""
 
 JOBS = {
     "prices": market_update.name,
@@ -76,42 +90,101 @@ class LoadReport:
     failed: list[FailedRun] = field(default_factory=list)
 
 
-def plan_stage(store: MarketStore, sources: Sources, config: Settings, extent: Extent, stage: str) -> list[Rectangle]:
-    """The runs that a stage needs now; none if everything is there."""
+Stale = Mapping[Table, set[Cell]]
+"""The slices of each table that are missing, incomplete or stale; the symbol of a table by day is the empty text."""
+
+
+Plan = Mapping[str, Sequence[PlannedRun]]
+"""By stage, what it would do now. A later stage grows by what an earlier one changes."""
+
+
+def plan_load(store: MarketStore, sources: Sources, config: Settings, extent: Extent) -> Plan:
+    """The runs that each stage needs, from what is stored now."""
+    ledger = _ledger(store, sources, config, extent)
+    return {stage: plan_stage(store, sources, config, extent, stage, ledger) for stage in extent.stages}
+
+
+def _ledger(store: MarketStore, sources: Sources, config: Settings, extent: Extent) -> Ledger:
+    first = load_from(config, extent.first_day) - timedelta(days=correlation_reach(config))
+    return Ledger.read(store, config.symbols, first, extent.end_day, config=config, sources=sources)
+
+
+def plan_stage(
+    store: MarketStore,
+    sources: Sources,
+    config: Settings,
+    extent: Extent,
+    stage: str,
+    ledger: Ledger | None = None,
+) -> list[PlannedRun]:
+    """The runs that a stage needs now; none if everything is there.
+
+    Args:
+        ledger: what is stored, where it was read a moment ago.
+    """
+    ledger = ledger or _ledger(store, sources, config, extent)
     prices_from = load_from(config, extent.first_day)
-    first = prices_from - timedelta(days=correlation_reach(config))
-    ledger = Ledger.read(store, config.symbols, first, extent.end_day, config=config, sources=sources)
-    if stage == "prices":
-        return _split(_cells(ledger, PRICES, extent, prices_from, config), config, PRICES)
-    if stage == "features":
-        return _split(_cells(ledger, FEATURES, extent, extent.first_day, config), config, FEATURES)
+    if stage == "splits":
+        return _plan_splits(store, ledger, extent)
     if stage == "analytics":
-        kept = min(first_kept(config, table, ledger.made_from) for table in ANALYTICS)
-        days = set(days_between(max(extent.first_day, kept), extent.end_day))
-        if not extent.again:
-            days = set(
-                chain.from_iterable(
-                    stale_days(ledger, table, config.symbols, extent.first_day, extent.end_day, config=config)
-                    for table in ANALYTICS
-                )
-            )
-        return day_rectangles(days, ANALYTICS)
+        stale = _stale_days(ledger, extent, config)
+        rectangles = day_rectangles({day for cells in stale.values() for _, day in cells}, ANALYTICS)
+    else:
+        tables, first_day = (PRICES, prices_from) if stage == "prices" else (FEATURES, extent.first_day)
+        stale = _stale_cells(ledger, tables, extent, first_day, config)
+        rectangles = _split(set().union(*stale.values()), config, tables)
+    return _planned(stage, rectangles, stale, ExpectedRows(config, sources))
+
+
+def _plan_splits(store: MarketStore, ledger: Ledger, extent: Extent) -> list[PlannedRun]:
     written = ledger.written(DATASET_SPLITS.qualified, ALL_SYMBOLS, WHOLE_TABLE)
     newest = ledger.newest_change(LABELS.qualified)
-    if extent.again or written is None or (newest is not None and newest > written):
-        # The asset has no partitions; a rectangle of one day is one run.
-        return [Rectangle((), extent.end_day - timedelta(days=1), extent.end_day, assets=asset_names([DATASET_SPLITS]))]
-    return []
+    if not extent.again and written is not None and (newest is None or newest <= written):
+        return []
+    # The asset has no partitions; a rectangle of one day is one run.
+    assets = asset_names([DATASET_SPLITS])
+    rectangle = Rectangle((), extent.end_day - timedelta(days=1), extent.end_day, assets=assets)
+    work = Work(1, store.rows_recorded(LABELS))
+    return [PlannedRun("splits", rectangle, (DATASET_SPLITS,), {assets[0]: work})]
 
 
-def _cells(ledger: Ledger, tables: Sequence[Table], extent: Extent, first_day: date, config: Settings) -> set[Cell]:
-    if extent.again:
-        kept = min(first_kept(config, table, ledger.made_from) for table in tables)
-        days = days_between(max(first_day, kept), extent.end_day)
-        return {(symbol, day) for symbol in extent.symbols for day in days}
-    return set().union(
-        *(stale_cells(ledger, table, extent.symbols, first_day, extent.end_day, config=config) for table in tables)
-    )
+def _planned(stage: str, rectangles: Sequence[Rectangle], stale: Stale, expected: ExpectedRows) -> list[PlannedRun]:
+    tables = tuple(stale)
+    runs = []
+    for rectangle in rectangles:
+        symbols, days = rectangle.symbols or (ALL_SYMBOLS,), (rectangle.first_day, rectangle.end_day)
+        inside = [[c for c in stale[t] if c[0] in symbols and days[0] <= c[1] < days[1]] for t in tables]
+        work = {
+            asset: Work(len(cells), expected.of(table, cells))
+            for asset, table, cells in zip(rectangle.assets, tables, inside, strict=True)
+        }
+        runs.append(PlannedRun(stage, rectangle, tables, work))
+    return runs
+
+
+def _stale_days(ledger: Ledger, extent: Extent, config: Settings) -> Stale:
+    found = {}
+    for table in ANALYTICS:
+        if extent.again:
+            kept = first_kept(config, table, ledger.made_from)
+            days = set(days_between(max(extent.first_day, kept), extent.end_day))
+        else:
+            days = stale_days(ledger, table, config.symbols, extent.first_day, extent.end_day, config=config)
+        found[table] = {(ALL_SYMBOLS, day) for day in days}
+    return found
+
+
+def _stale_cells(ledger: Ledger, tables: Sequence[Table], extent: Extent, first_day: date, config: Settings) -> Stale:
+    if not extent.again:
+        return {
+            table: stale_cells(ledger, table, extent.symbols, first_day, extent.end_day, config=config)
+            for table in tables
+        }
+    found = {}
+    for table in tables:
+        days = days_between(max(first_day, first_kept(config, table, ledger.made_from)), extent.end_day)
+        found[table] = {(symbol, day) for symbol in extent.symbols for day in days}
+    return found
 
 
 def _split(cells: set[Cell], config: Settings, tables: Sequence[Table]) -> list[Rectangle]:
@@ -132,73 +205,105 @@ def load(
     *,
     announce: Announce,
     console: Console | None = None,
+    tend: Callable[[], None] = lambda: None,
 ) -> LoadReport:
     """Bring everything in the extent up to date, through the daemon's queue.
 
     Runs of an earlier load that are still under way are waited for first. A run that fails does not keep the later
     stages from computing what they can.
 
+    Args:
+        tend: called now and then while runs are waited for; keeps the daemon up.
+
     Raises:
         BackfillError: there is no daemon, or partitions are asked for that do not exist.
     """
-    report = LoadReport()
     sources = open_sources(config)
     kept = first_kept(config, RAW_OHLC, store.days_made_from())
     if kept > extent.first_day:
         announce(f"Prices before {kept} lie before their retention (NEXUS_RETENTION_RAW_OHLC); they are not loaded")
-    _await_earlier(instance, announce, console)
-    began = datetime.now(UTC)
-    plan = f"load {began.isoformat(timespec='seconds')}"
-    for stage in extent.stages:
-        rectangles = plan_stage(store, sources, config, extent, stage)
-        if not rectangles:
-            announce(f"{stage}: everything is there")
-            continue
-        count = sum(rectangle.partitions * len(rectangle.assets) for rectangle in rectangles)
-        announce(f"{stage}: {count:,} partitions in {len(rectangles)} runs")
-        runs = submit(instance, repository, JOBS[stage], rectangles, plan=plan)
-        outcome = follow(instance, runs, console=console)
-        report.materializations += outcome.materializations
-        report.runs += len(runs)
-        report.failed += outcome.failed
-        if stage == "prices" and outcome.failed:
-            _finish_prices(instance, repository, store, config, extent, began, plan, report, announce, console)
-    return report
+    _await_earlier(instance, announce, tend)
+    plan, throughput, since = plan_load(store, sources, config, extent), measure(instance), store.settled_until()
+    estimate = throughput.seconds_of_stages(plan.values())
+    with LoadProgress(
+        store, console or Console(stderr=True), plan, since=since, throughput=throughput, estimate=estimate
+    ) as progress:
+        under_way = _Load(instance, repository, store, config, extent, announce, tend, since, progress)
+        for stage in extent.stages:
+            runs = plan_stage(store, sources, config, extent, stage)
+            if not runs:
+                announce(f"{stage}: everything is there")
+                continue
+            failed = under_way.run(stage, runs)
+            if stage == "prices" and failed:
+                under_way.finish_prices(ExpectedRows(config, sources))
+    return under_way.report
 
 
-def _finish_prices(
-    instance: dg.DagsterInstance,
-    repository: dg.RepositoryDefinition,
-    store: MarketStore,
-    config: Settings,
-    extent: Extent,
-    began: datetime,
-    plan: str,
-    report: LoadReport,
-    announce: Announce,
-    console: Console | None,
-) -> None:
-    """Make the bars of what was delivered, where the run ended because some other symbol's provider failed."""
-    first = load_from(config, extent.first_day)
-    ledger = Ledger.read(store, config.symbols, first - timedelta(days=1), extent.end_day)
-    cells = undelivered_downstream(ledger, [BARS], extent.symbols, first, extent.end_day, config=config, since=began)
-    rectangles = _split(cells, config, [BARS])
-    if not rectangles:
-        return
-    announce("prices: some symbols failed; making the bars of the others")
-    runs = submit(instance, repository, JOBS["prices"], rectangles, plan=f"{plan} bars")
-    outcome = follow(instance, runs, console=console)
-    report.materializations += outcome.materializations
-    report.runs += len(runs)
-    report.failed += outcome.failed
+@dataclass
+class _Load:
+    """A load under way."""
+
+    instance: dg.DagsterInstance
+    repository: dg.RepositoryDefinition
+    store: MarketStore
+    config: Settings
+    extent: Extent
+    announce: Announce
+    tend: Callable[[], None]
+    since: datetime
+    progress: LoadProgress
+    report: LoadReport = field(default_factory=LoadReport)
+
+    def run(self, stage: str, runs: Sequence[PlannedRun], part: str = "") -> bool:
+        """Submit and follow. Returns whether a run failed for good."""
+        work = sum((run.total for run in runs), Work())
+        self.announce(f"{stage}: {work.slices:,} partitions, {work.rows:,} rows expected, in {len(runs)} runs")
+        leave = self.since if self.extent.again else BEGINNING
+        submitted = submit(
+            self.instance,
+            self.repository,
+            JOBS[stage],
+            [run.rectangle for run in runs],
+            plan=f"load {self.since.astimezone(UTC).isoformat(timespec='seconds')}{part}",
+            tags={run.rectangle: {**run.tags, LEAVE_TAG: leave.isoformat()} for run in runs},
+        )
+        self.progress.begin(stage, runs)
+        outcome = follow(self.instance, submitted, watch=self.progress.update, tend=self.tend)
+        self.progress.end()
+        self.report.materializations += outcome.materializations
+        self.report.runs += len(submitted)
+        self.report.failed += outcome.failed
+        return bool(outcome.failed)
+
+    def finish_prices(self, expected: ExpectedRows) -> None:
+        """Make the bars of what was delivered, where the run ended because some other symbol's provider failed."""
+        first, extent = load_from(self.config, self.extent.first_day), self.extent
+        ledger = Ledger.read(self.store, self.config.symbols, first - timedelta(days=1), extent.end_day)
+        cells = undelivered_downstream(
+            ledger, [BARS], extent.symbols, first, extent.end_day, config=self.config, since=self.since
+        )
+        rectangles = _split(cells, self.config, [BARS])
+        if rectangles:
+            self.announce("prices: some symbols failed; making the bars of the others")
+            self.run("prices", _planned("prices", rectangles, {BARS: cells}, expected), part=" bars")
 
 
-def _await_earlier(instance: dg.DagsterInstance, announce: Announce, console: Console | None) -> None:
-    waiting = [
-        run.run_id
-        for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED, *IN_PROGRESS_RUN_STATUSES]))
-        if PLAN_TAG in run.tags
-    ]
+def _await_earlier(instance: dg.DagsterInstance, announce: Announce, tend: Callable[[], None]) -> None:
+    waiting = patiently(lambda: _under_way(instance))
     if waiting:
         announce(f"{len(waiting)} runs of an earlier load are under way; waiting for them")
-        follow(instance, waiting, console=console)
+        follow(instance, waiting, tend=tend)
+
+
+def _under_way(instance: dg.DagsterInstance) -> list[str]:
+    """Planned runs that are queued, work, or failed a moment ago and are about to be retried."""
+    statuses = [dg.DagsterRunStatus.QUEUED, *IN_PROGRESS_RUN_STATUSES]
+    runs = instance.get_runs(dg.RunsFilter(statuses=statuses))
+    lately = datetime.now(UTC) - timedelta(seconds=RETRY_SECONDS)
+    failed = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=lately))
+    runs = [
+        *runs,
+        *(run for run in failed if run.tags.get(WILL_RETRY_TAG) == "true" and RETRIED_BY_TAG not in run.tags),
+    ]
+    return [run.run_id for run in runs if PLAN_TAG in run.tags]

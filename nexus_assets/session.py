@@ -100,13 +100,14 @@ def preflight(config: Settings) -> Preflight:
     return Preflight(served, tuple(sentences))
 
 
-def load_market(root: Path, config: Settings, extent: Extent) -> LoadReport:
+def load_market(running: launcher.Running, config: Settings, extent: Extent) -> LoadReport:
     """Load through a daemon that is up, then push what is new to Redis."""
     from nexus_assets.definitions import defs
 
     store = open_market_store(config)
     with dg.DagsterInstance.get() as instance:
-        report = load(instance, defs.get_repository_def(), store, config, extent, announce=say, console=CONSOLE)
+        repository = defs.get_repository_def()
+        report = load(instance, repository, store, config, extent, announce=say, console=CONSOLE, tend=running.tend)
     pushed = push(store, open_feature_store(config), config)
     say(pushed.sentence)
     for failure in report.failed:
@@ -118,8 +119,8 @@ def load_market(root: Path, config: Settings, extent: Extent) -> LoadReport:
 def load_through_daemon(root: Path, config: Settings, extent: Extent) -> int:
     """Load with a daemon of our own, or the one that is up. Returns the exit code."""
     state_folder = home(root, config)
-    with services.Supervisor(state_folder, report=say), launcher.daemon(config, root, say):
-        report = load_market(root, config, extent)
+    with services.Supervisor(state_folder, report=say), launcher.daemon(config, root, say) as running:
+        report = load_market(running, config, extent)
     return 1 if report.failed else 0
 
 
@@ -150,7 +151,7 @@ def serve_market(port: int | None) -> None:
         launcher.serve(config, root, port or config.webserver_port, say) as running,
     ):
         say(f"The UI is at [bold]{running.url}[/bold]. Loading a market through it:")
-        report = load_market(root, config, demo_extent(config, ready.symbols))
+        report = load_market(running, config, demo_extent(config, ready.symbols))
         say(f"{report.materializations:,} partitions were materialised in {report.runs} runs.")
         say(f"Open {running.url}/asset-groups for the graph, {running.url}/runs for what ran.")
         say("Try next: materialise a day of market/bars in the UI; `nexus status`; `nexus doctor`.")

@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
+from nexus_assets.earlier_attempts import left_alone
 from nexus_assets.errors import NexusError
 from nexus_assets.materializations import attach_metadata, record_written
 from nexus_assets.partitions import Slice, day_of_rows, parse_key, partition_key, slices_of
@@ -50,7 +51,8 @@ def materialise(context: dg.AssetExecutionContext, work: Work, *, made_from: dat
 
     `work` writes one slice in one transaction and returns the metadata of each of its days. Errors that are not
     ours are bugs: what was written so far is recorded, and they stop the step. Days before `made_from` are left as they
-    are: they, or what they are made from, were dropped.
+    are: they, or what they are made from, were dropped. So are slices that an earlier attempt of the run wrote; these
+    are recorded with their rows.
     """
     report = SliceReport()
     keys = [key for key in context.partition_keys if parse_key(key)[1] >= made_from]
@@ -60,10 +62,13 @@ def materialise(context: dg.AssetExecutionContext, work: Work, *, made_from: dat
             f"{left} partitions before {made_from} are left as they are: retention dropped their prices"
         )
     pieces = slices_of(keys)
+    left = left_alone(context, pieces)
+    if left:
+        context.log.info(f"{len(left)} of {len(pieces)} slices were written before and are left alone")
     try:
         for number, piece in enumerate(pieces, start=1):
             try:
-                for day, metadata in work(piece).items():
+                for day, metadata in (left.get(piece) or work(piece)).items():
                     report.written[partition_key(piece.symbol, day)] = metadata
             except NexusError as error:
                 context.log.error(f"{piece}: {error}")

@@ -1,0 +1,128 @@
+"""`nexus backfill`: showing what a load is going to do, then doing it."""
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table as Grid
+
+from nexus_assets.errors import SettingsError
+from nexus_assets.session import CONSOLE, bring_up, say
+
+if TYPE_CHECKING:
+    from nexus_assets.load_plan import PlannedRun
+    from nexus_assets.loading import Extent, Plan
+    from nexus_assets.settings import Settings
+    from nexus_assets.throughput import Throughput
+
+
+class Stage(StrEnum):
+    """Parts of the graph that `nexus backfill --select` names."""
+
+    PRICES = "prices"
+    FEATURES = "features"
+    ANALYTICS = "analytics"
+    SPLITS = "splits"
+
+
+def backfill(
+    first_day: Annotated[str, typer.Option("--from", help="First UTC day, such as 2024-01-01.")],
+    end_day: Annotated[str, typer.Option("--to", help="UTC day after the last.")],
+    symbols: Annotated[str, typer.Option(help="Comma-separated; all of NEXUS_SYMBOLS by default.")] = "",
+    select: Annotated[list[Stage] | None, typer.Option(help="Part of the graph; repeatable; all by default.")] = None,
+    again: Annotated[bool, typer.Option(help="Also repeat slices that are there and up to date.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; start nothing.")] = False,
+) -> None:
+    """Load what is missing or stale in a range of days, as few large runs. Repeat it to resume."""
+    import dagster as dg
+
+    from nexus_assets.loading import plan_load
+    from nexus_assets.resources import open_market_store, open_sources
+    from nexus_assets.session import load_through_daemon
+    from nexus_assets.throughput import measure
+
+    root, config, _ = bring_up()
+    stages = tuple(stage.value for stage in Stage if select is None or stage in select)
+    extent = _extent(config, symbols, _day(first_day), _day(end_day), stages, again)
+    plan = plan_load(open_market_store(config), open_sources(config), config, extent)
+    with dg.DagsterInstance.get() as instance:
+        throughput = measure(instance)
+    _show(plan, throughput)
+    if not dry_run:
+        raise typer.Exit(load_through_daemon(root, config, extent))
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no day; write it as 2024-01-31") from None
+
+
+def _extent(
+    config: "Settings", symbols: str, first_day: date, end_day: date, stages: tuple[str, ...], again: bool
+) -> "Extent":
+    from nexus_assets.instruments import in_catalogue_order
+    from nexus_assets.loading import Extent
+    from nexus_assets.session import preflight
+
+    served = preflight(config).symbols
+    wanted = in_catalogue_order(symbols.replace(",", " ").split()) if symbols else served
+    unknown = [symbol for symbol in wanted if symbol not in served]
+    if unknown:
+        raise SettingsError(
+            f"No source serves {', '.join(unknown)}, or NEXUS_SYMBOLS does not name them.",
+            next_step="Declare a source in sources.toml, or name other symbols.",
+        )
+    last = min(end_day, datetime.now(UTC).date() + timedelta(days=1))
+    extent = Extent(wanted, max(first_day, config.start_day), last, stages, again)
+    if extent.first_day >= extent.end_day:
+        raise SettingsError(
+            f"There is no day from {extent.first_day} (included) to {extent.end_day} (not included).",
+            next_step="Name an end after the start; NEXUS_START_DAY is the earliest day, today the last.",
+        )
+    return extent
+
+
+def _show(plan: "Plan", throughput: "Throughput") -> None:
+    """The runs of a plan, how many rows they are expected to write, and how long that takes."""
+    from nexus_assets.load_plan import Work
+    from nexus_assets.load_progress import duration
+
+    names = ("stage", "assets", "symbols", "from", "to", "partitions", "rows expected", "time")
+    grid = Grid(*names, title="Plan, from what is stored now")
+    for column in grid.columns[5:]:
+        column.justify = "right"
+    for stage, runs in plan.items():
+        for run in runs:
+            grid.add_row(stage, *_cells(run), _time(throughput.seconds(run)))
+    CONSOLE.print(grid)
+    total = sum((run.total for runs in plan.values() for run in runs), Work())
+    if not total.slices:
+        say("Everything is there.")
+        return
+    seconds = throughput.seconds_of_stages(plan.values())
+    told = "not known" if seconds is None else f"about {duration(seconds)}, {throughput.parallel} runs side by side"
+    say(f"{total.slices:,} partitions, {total.rows:,} rows expected. Time: {told}; {throughput.basis}.")
+    if seconds is None and throughput.runs:
+        say(f"Not measured yet: {', '.join(_unmeasured(plan, throughput))}.")
+    say("A later stage grows by what an earlier one changes.")
+
+
+def _cells(run: "PlannedRun") -> Sequence[str]:
+    rectangle, total = run.rectangle, run.total
+    days = str(rectangle.first_day), str(rectangle.end_day)
+    return ", ".join(rectangle.assets), rectangle.lane, *days, f"{total.slices:,}", f"{total.rows:,}"
+
+
+def _time(seconds: float | None) -> str:
+    from nexus_assets.load_progress import duration
+
+    return "not measured yet" if seconds is None else duration(seconds)
+
+
+def _unmeasured(plan: "Plan", throughput: "Throughput") -> list[str]:
+    assets = dict.fromkeys(asset for runs in plan.values() for run in runs for asset in run.work)
+    return [asset for asset in assets if asset not in throughput.rates]
