@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Table as Grid
 
 from nexus_assets.errors import SettingsError
@@ -91,23 +92,25 @@ def _show(plan: "Plan", throughput: "Throughput") -> None:
     from nexus_assets.load_plan import Work
     from nexus_assets.load_progress import duration
 
-    names = ("stage", "assets", "symbols", "from", "to", "partitions", "rows expected", "time")
-    grid = Grid(*names, title="Plan, from what is stored now")
-    for column in grid.columns[5:]:
-        column.justify = "right"
+    grid = Grid("stage", "assets", "symbols", title="Plan, from what is stored now", box=SIMPLE_HEAD)
+    for name in ("from", "to", "partitions", "rows expected", "time"):
+        grid.add_column(name, justify="right", no_wrap=name in ("from", "to"))
     for stage, runs in plan.items():
         for run in runs:
             grid.add_row(stage, *_cells(run), _time(throughput.seconds(run)))
-    CONSOLE.print(grid)
+    # A file or a pipe has no width; nothing is to be cut off there.
+    CONSOLE.print(grid, width=None if CONSOLE.is_terminal else 160)
     total = sum((run.total for runs in plan.values() for run in runs), Work())
     if not total.slices:
         say("Everything is there.")
         return
     seconds = throughput.seconds_of_stages(plan.values())
-    told = "not known" if seconds is None else f"about {duration(seconds)}, {throughput.parallel} runs side by side"
-    say(f"{total.slices:,} partitions, {total.rows:,} rows expected. Time: {told}; {throughput.basis}.")
-    if seconds is None and throughput.runs:
-        say(f"Not measured yet: {', '.join(_unmeasured(plan, throughput))}.")
+    say(f"{total.slices:,} partitions, {total.rows:,} rows expected by the calendar.")
+    if seconds is not None:
+        runs = "1 run" if throughput.parallel == 1 else f"{throughput.parallel} runs"
+        say(f"About {duration(seconds)} with at most {runs} at a time, {throughput.basis}.")
+    else:
+        say(f"How long {', '.join(_unmeasured(plan, throughput))} will take is not measured yet: {throughput.basis}.")
     say("A later stage grows by what an earlier one changes.")
 
 

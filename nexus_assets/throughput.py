@@ -58,7 +58,7 @@ class Throughput:
     def basis(self) -> str:
         """What the numbers rest on, for people."""
         if not self.runs:
-            return "not measured yet: no load has ended on this installation"
+            return "no load has ended on this installation"
         runs = "1 run" if self.runs == 1 else f"{self.runs} runs"
         days = "day" if self.days == 1 else f"{self.days} days"
         return f"measured in {runs} of the last {days}, {self.rows:,} rows"

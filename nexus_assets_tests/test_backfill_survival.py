@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +173,7 @@ def undisturbed(databases: DatabaseMaker) -> Iterator[MarketStore]:
     url = databases.migrated()
     ends = SYMBOLS[0], SYMBOLS[-1]
     variables = {name.removeprefix("NEXUS_").lower(): value for name, value in SETTINGS.items()}
-    with graph(MarketStore(Database(url)), url, "redis://127.0.0.1:1/0", **variables) as made:
+    with graph(MarketStore(Database(url)), url, "redis://127.0.0.1:1/0", folder=None, **variables) as made:
         made.run(("market/raw_ohlc", "market/bars"), ends, FIRST_DAY, END_DAY)
         made.run(("features/indicators", "features/labels"), ends, FIRST_DAY, END_DAY)
         yield made.store
@@ -186,7 +186,8 @@ def content(url: str, table: Table, symbols: tuple[str, ...]) -> tuple[int, str]
     with psycopg.connect(url) as connection:
         row = connection.execute(
             f"SELECT count(*), md5(string_agg(line, E'\\n' ORDER BY {key})) "
-            f"FROM (SELECT *, ROW({columns})::text AS line FROM {table.qualified} WHERE symbol = ANY(%s)) AS rows".encode(),
+            f"FROM (SELECT *, ROW({columns})::text AS line FROM {table.qualified}) AS rows "
+            "WHERE symbol = ANY(%s)".encode(),
             (list(symbols),),
         ).fetchone()
     assert row
@@ -235,7 +236,9 @@ def test_a_backfill_that_is_killed_itself_is_resumed_and_survives_the_database(
             command.wait()
         assert installation.worker().is_running()
         with installation.backfill(*symbols) as command:
-            eventually("the end of the orphans", lambda: "that an earlier `nexus` left behind" in installation.told())
+            # The daemon and the run's worker lived on; they are ended, and the new daemon retries the run.
+            eventually("the wait for the retry", lambda: "of an earlier load are under way" in installation.told())
+            assert "Dagster processes that an earlier `nexus` left behind" in installation.told()
             lock.execute("SELECT pg_advisory_lock(%s)", (lock_key(slice_lock(INDICATOR_ROWS, second)),))
             lock.execute("SELECT pg_advisory_unlock(%s)", (lock_key(slice_lock(BARS, second)),))
             before |= installation.await_finished(INDICATOR_ROWS, first)
