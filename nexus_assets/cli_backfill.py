@@ -14,9 +14,8 @@ from nexus_assets.session import CONSOLE, bring_up, say
 
 if TYPE_CHECKING:
     from nexus_assets.load_plan import PlannedRun
-    from nexus_assets.loading import Extent, Plan
+    from nexus_assets.loading import Extent, Forecast
     from nexus_assets.settings import Settings
-    from nexus_assets.throughput import Throughput
 
 
 class Stage(StrEnum):
@@ -39,20 +38,18 @@ def backfill(
     """Load what is missing or stale in a range of days, as few large runs. Repeat it to resume."""
     import dagster as dg
 
-    from nexus_assets.loading import plan_load
-    from nexus_assets.resources import open_market_store, open_sources
+    from nexus_assets.loading import forecast
+    from nexus_assets.resources import open_market_store
     from nexus_assets.session import load_through_daemon
-    from nexus_assets.throughput import measure
 
     root, config, _ = bring_up()
     stages = tuple(stage.value for stage in Stage if select is None or stage in select)
     extent = _extent(config, symbols, _day(first_day), _day(end_day), stages, again)
-    plan = plan_load(open_market_store(config), open_sources(config), config, extent)
     with dg.DagsterInstance.get() as instance:
-        throughput = measure(instance)
-    _show(plan, throughput)
+        known = forecast(instance, open_market_store(config), config, extent)
+    _show(known)
     if not dry_run:
-        raise typer.Exit(load_through_daemon(root, config, extent))
+        raise typer.Exit(load_through_daemon(root, config, extent, known))
 
 
 def _day(text: str) -> date:
@@ -87,30 +84,29 @@ def _extent(
     return extent
 
 
-def _show(plan: "Plan", throughput: "Throughput") -> None:
+def _show(known: "Forecast") -> None:
     """The runs of a plan, how many rows they are expected to write, and how long that takes."""
-    from nexus_assets.load_plan import Work
     from nexus_assets.load_progress import duration
 
     grid = Grid("stage", "assets", "symbols", title="Plan, from what is stored now", box=SIMPLE_HEAD)
     for name in ("from", "to", "partitions", "rows expected", "time"):
         grid.add_column(name, justify="right", no_wrap=name in ("from", "to"))
-    for stage, runs in plan.items():
+    for stage, runs in known.plan.items():
         for run in runs:
-            grid.add_row(stage, *_cells(run), _time(throughput.seconds(run)))
-    # A file or a pipe has no width; nothing is to be cut off there.
-    CONSOLE.print(grid, width=None if CONSOLE.is_terminal else 160)
-    total = sum((run.total for runs in plan.values() for run in runs), Work())
-    if not total.slices:
+            seconds = known.throughput.seconds(run)
+            grid.add_row(stage, *_cells(run), "not measured yet" if seconds is None else duration(seconds))
+    if not known.total.slices:
         say("Everything is there.")
         return
-    seconds = throughput.seconds_of_stages(plan.values())
-    say(f"{total.slices:,} partitions, {total.rows:,} rows expected by the calendar.")
-    if seconds is not None:
-        runs = "1 run" if throughput.parallel == 1 else f"{throughput.parallel} runs"
-        say(f"About {duration(seconds)} with at most {runs} at a time, {throughput.basis}.")
+    # A file or a pipe has no width; nothing is to be cut off there.
+    CONSOLE.print(grid, width=None if CONSOLE.is_terminal else 160)
+    say(f"{known.total.slices:,} partitions, {known.total.rows:,} rows expected by the calendar.")
+    measured = known.throughput
+    if known.seconds is not None:
+        runs_at_a_time = "1 run" if measured.parallel == 1 else f"{measured.parallel} runs"
+        say(f"About {duration(known.seconds)} with at most {runs_at_a_time} at a time, {measured.basis}.")
     else:
-        say(f"How long {', '.join(_unmeasured(plan, throughput))} will take is not measured yet: {throughput.basis}.")
+        say(f"How long {', '.join(known.unmeasured)} will take is not measured yet: {measured.basis}.")
     say("A later stage grows by what an earlier one changes.")
 
 
@@ -118,14 +114,3 @@ def _cells(run: "PlannedRun") -> Sequence[str]:
     rectangle, total = run.rectangle, run.total
     days = str(rectangle.first_day), str(rectangle.end_day)
     return ", ".join(rectangle.assets), rectangle.lane, *days, f"{total.slices:,}", f"{total.rows:,}"
-
-
-def _time(seconds: float | None) -> str:
-    from nexus_assets.load_progress import duration
-
-    return "not measured yet" if seconds is None else duration(seconds)
-
-
-def _unmeasured(plan: "Plan", throughput: "Throughput") -> list[str]:
-    assets = dict.fromkeys(asset for runs in plan.values() for run in runs for asset in run.work)
-    return [asset for asset in assets if asset not in throughput.rates]

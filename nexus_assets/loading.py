@@ -50,7 +50,7 @@ from nexus_assets.resources import open_sources
 from nexus_assets.schemas import BARS, DATASET_SPLITS, LABELS, RAW_OHLC, Table
 from nexus_assets.settings import Settings
 from nexus_assets.slice_ledger import ALL_SYMBOLS, WHOLE_TABLE
-from nexus_assets.throughput import measure
+from nexus_assets.throughput import Throughput, measure
 
 STAGES: tuple[str, ...] = ("prices", "features", "analytics", "splits")
 WORTH_SPLITTING = 300
@@ -94,14 +94,37 @@ Stale = Mapping[Table, set[Cell]]
 """The slices of each table that are missing, incomplete or stale; the symbol of a table by day is the empty text."""
 
 
-Plan = Mapping[str, Sequence[PlannedRun]]
-"""By stage, what it would do now. A later stage grows by what an earlier one changes."""
+@dataclass(frozen=True)
+class Forecast:
+    """What a load would do now, by stage, and how long it takes as measured. A later stage grows by what an earlier
+    one changes."""
+
+    plan: Mapping[str, Sequence[PlannedRun]]
+    throughput: Throughput
+
+    @property
+    def total(self) -> Work:
+        """The work of all stages."""
+        return sum((run.total for runs in self.plan.values() for run in runs), Work())
+
+    @property
+    def seconds(self) -> float | None:
+        """From the first launch to the last end; None where something was not measured."""
+        return self.throughput.seconds_of_stages(self.plan.values())
+
+    @property
+    def unmeasured(self) -> list[str]:
+        """Assets of the plan of which nothing was measured."""
+        assets = dict.fromkeys(asset for runs in self.plan.values() for run in runs for asset in run.work)
+        return [asset for asset in assets if asset not in self.throughput.rates]
 
 
-def plan_load(store: MarketStore, sources: Sources, config: Settings, extent: Extent) -> Plan:
+def forecast(instance: dg.DagsterInstance, store: MarketStore, config: Settings, extent: Extent) -> Forecast:
     """The runs that each stage needs, from what is stored now."""
+    sources = open_sources(config)
     ledger = _ledger(store, sources, config, extent)
-    return {stage: plan_stage(store, sources, config, extent, stage, ledger) for stage in extent.stages}
+    plan = {stage: plan_stage(store, sources, config, extent, stage, ledger) for stage in extent.stages}
+    return Forecast(plan, measure(instance))
 
 
 def _ledger(store: MarketStore, sources: Sources, config: Settings, extent: Extent) -> Ledger:
@@ -152,12 +175,12 @@ def _planned(stage: str, rectangles: Sequence[Rectangle], stale: Stale, expected
     tables = tuple(stale)
     runs = []
     for rectangle in rectangles:
-        symbols, days = rectangle.symbols or (ALL_SYMBOLS,), (rectangle.first_day, rectangle.end_day)
-        inside = [[c for c in stale[t] if c[0] in symbols and days[0] <= c[1] < days[1]] for t in tables]
-        work = {
-            asset: Work(len(cells), expected.of(table, cells))
-            for asset, table, cells in zip(rectangle.assets, tables, inside, strict=True)
-        }
+        days = days_between(rectangle.first_day, rectangle.end_day)
+        covered = {(symbol, day) for symbol in rectangle.symbols or (ALL_SYMBOLS,) for day in days}
+        work = {}
+        for asset, table in zip(rectangle.assets, tables, strict=True):
+            cells = covered & stale[table]
+            work[asset] = Work(len(cells), expected.of(table, cells))
         runs.append(PlannedRun(stage, rectangle, tables, work))
     return runs
 
@@ -206,6 +229,7 @@ def load(
     announce: Announce,
     console: Console | None = None,
     tend: Callable[[], None] = lambda: None,
+    known: Forecast | None = None,
 ) -> LoadReport:
     """Bring everything in the extent up to date, through the daemon's queue.
 
@@ -214,6 +238,7 @@ def load(
 
     Args:
         tend: called now and then while runs are waited for; keeps the daemon up.
+        known: what was planned a moment ago.
 
     Raises:
         BackfillError: there is no daemon, or partitions are asked for that do not exist.
@@ -222,15 +247,22 @@ def load(
     kept = first_kept(config, RAW_OHLC, store.days_made_from())
     if kept > extent.first_day:
         announce(f"Prices before {kept} lie before their retention (NEXUS_RETENTION_RAW_OHLC); they are not loaded")
-    _await_earlier(instance, announce, tend)
-    plan, throughput, since = plan_load(store, sources, config, extent), measure(instance), store.settled_until()
-    estimate = throughput.seconds_of_stages(plan.values())
+    waited = _await_earlier(instance, announce, tend)
+    if known is None or waited:
+        known = forecast(instance, store, config, extent)
+    since = store.settled_until()
     with LoadProgress(
-        store, console or Console(stderr=True), plan, since=since, throughput=throughput, estimate=estimate
+        store,
+        console or Console(stderr=True),
+        known.plan,
+        since=since,
+        throughput=known.throughput,
+        estimate=known.seconds,
     ) as progress:
         under_way = _Load(instance, repository, store, config, extent, announce, tend, since, progress)
         for stage in extent.stages:
-            runs = plan_stage(store, sources, config, extent, stage)
+            changed = under_way.report.runs > 0
+            runs = plan_stage(store, sources, config, extent, stage) if changed else known.plan[stage]
             if not runs:
                 announce(f"{stage}: everything is there")
                 continue
@@ -289,11 +321,13 @@ class _Load:
             self.run("prices", _planned("prices", rectangles, {BARS: cells}, expected), part=" bars")
 
 
-def _await_earlier(instance: dg.DagsterInstance, announce: Announce, tend: Callable[[], None]) -> None:
+def _await_earlier(instance: dg.DagsterInstance, announce: Announce, tend: Callable[[], None]) -> bool:
+    """Whether there was anything to wait for."""
     waiting = patiently(lambda: _under_way(instance))
     if waiting:
         announce(f"{len(waiting)} runs of an earlier load are under way; waiting for them")
         follow(instance, waiting, tend=tend)
+    return bool(waiting)
 
 
 def _under_way(instance: dg.DagsterInstance) -> list[str]:

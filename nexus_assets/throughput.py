@@ -23,8 +23,8 @@ from nexus_assets.backfill import PLAN_TAG
 from nexus_assets.dagster_outages import patiently
 from nexus_assets.load_plan import ROWS_TAG, PlannedRun, Work
 
-MOST_RUNS = 24
-"""Runs that are measured: the newest ones. The events of each are read by its id."""
+MOST_RUNS = 12
+"""Runs that are measured: the newest ones. The steps of a run are looked for among all its events."""
 MOST_LOADS = 12
 
 

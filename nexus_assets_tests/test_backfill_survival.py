@@ -6,6 +6,7 @@ before it and waits. What was finished by then must not be written again.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -126,14 +127,15 @@ class Installation:
         return psutil.Process(json.loads((self.root / "home" / "dagster" / "pids.json").read_text())["pid"])
 
     def worker(self) -> psutil.Process:
-        """The process of the run under way."""
-        (found,) = (
-            process
-            for process, environment in launched_processes.processes_with_environment()
-            if environment.get("NEXUS_ROOT") == str(self.root)
-            and "multiprocessing.spawn" in " ".join(process.cmdline())
-        )
-        return found
+        """The process of the newest run."""
+        url = str(dotenv_values(self.root / ".env")["NEXUS_DAGSTER_URL"]).replace("+psycopg2", "")
+        started = "SELECT event FROM event_logs WHERE event LIKE %s ORDER BY id DESC LIMIT 1"
+        with psycopg.connect(url) as connection:
+            row = connection.execute(started, ("%Started process for run (pid: %",)).fetchone()
+        assert row
+        found = re.search(r"Started process for run \(pid: (\d+)\)", row[0])
+        assert found
+        return psutil.Process(int(found[1]))
 
     def postmaster(self) -> psutil.Process:
         with psycopg.connect(self.url) as connection:
