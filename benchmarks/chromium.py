@@ -32,7 +32,7 @@ const waiting = [...document.querySelectorAll(
   '[class*="pinner"], [class*="keleton"], [class*="shimmer" i], [aria-busy="true"], [title="Loading…"]')]
   .filter(shown).map(e => e.className.baseVal ?? e.className);
 const says = [...document.querySelectorAll('div, span, td')].filter(e => e.children.length === 0 && shown(e) &&
-  /^(loading|calculating|fetching)\\b.*(…|\\.\\.\\.)?$/i.test(e.textContent.trim())).map(e => e.textContent.trim());
+  /^(loading|calculating|fetching)\\b|fetching statuses/i.test(e.textContent.trim())).map(e => e.textContent.trim());
 """
 
 

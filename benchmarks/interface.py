@@ -51,7 +51,7 @@ def measure(chosen: "Chosen") -> dict[str, Any]:
     with installation(dagster=False, symbols=" ".join(symbols), start_day=f"{first_day}") as house:
         found: dict[str, Any] = ten_years.fill(house, symbols, first_day, today + timedelta(1))
         found["load_average"] = os.getloadavg()[0]
-        pages = _Pages(len(symbols) * (today - first_day).days + len(symbols), first_day, today)
+        pages = _Pages(len(symbols) * ((today - first_day).days + 1), today, chosen.pictures)
         program = chromium.installed()
         if program is None:
             found["pages"] = f"not measured: none of {', '.join(chromium.NAMES)} is installed"
@@ -82,17 +82,17 @@ def serving(house: Installation, *, automation: str = "off") -> Iterator[Install
 @contextmanager
 def browser(program: str) -> Iterator[chromium.Tab]:
     """A tab with an empty cache."""
-    with tempfile.TemporaryDirectory(prefix="nexus-browser-", ignore_cleanup_errors=True) as folder:
-        with chromium.tab(program, Path(folder) / "profile") as tab:
-            yield tab
+    temporary = tempfile.TemporaryDirectory(prefix="nexus-browser-", ignore_cleanup_errors=True)
+    with temporary as folder, chromium.tab(program, Path(folder) / "profile") as tab:
+        yield tab
 
 
 class _Pages:
-    """The pages that people use, and what must stand there; NEXUS_PICTURES names a folder for pictures of them."""
+    """The pages that people use, and what must stand there."""
 
-    def __init__(self, partitions: int, first_day: date, today: date) -> None:
+    def __init__(self, partitions: int, today: date, pictures: Path | None) -> None:
         newest, every = f"{today}|", f"{partitions:,} partitions"
-        self._pictures = os.environ.get("NEXUS_PICTURES")
+        self._pictures = pictures
         self._every = every
         self._pages = {
             "asset": ("/assets/market/bars", ("Latest materialization", "Row count", "Columns", "timeframe")),
@@ -135,7 +135,8 @@ class _Pages:
 
     def _draw(self, tab: chromium.Tab, name: str) -> None:
         if self._pictures:
-            tab.picture(Path(self._pictures) / f"{name}.png")
+            self._pictures.mkdir(parents=True, exist_ok=True)
+            tab.picture(self._pictures / f"{name}.png")
 
 
 def _shows(*texts: str) -> str:
@@ -145,7 +146,9 @@ def _shows(*texts: str) -> str:
 
 def _click(inside: str, text: str) -> str:
     """Click every button with this text."""
-    return f"[...{inside}.querySelectorAll('button')].filter(b => b.innerText.trim() === {text!r}).forEach(b => b.click())"
+    return (
+        f"[...{inside}.querySelectorAll('button')].filter(b => b.innerText.trim() === {text!r}).forEach(b => b.click())"
+    )
 
 
 def at_rest(ours: Installation) -> dict[str, float]:
@@ -197,9 +200,9 @@ def schedules(ours: Installation) -> dict[str, float]:
     for name in ("hourly_update", "daily_healing", "daily_correlation_schedule"):
         at = datetime.now(UTC).replace(hour=0, minute=40, second=0, microsecond=0)
         begun = time.perf_counter()
-        tried = ours.graphql(
-            TRY_SCHEDULE, {"schedule": {**REPOSITORY, "scheduleName": name}, "at": at.timestamp()}
-        )["scheduleDryRun"]
+        tried = ours.graphql(TRY_SCHEDULE, {"schedule": {**REPOSITORY, "scheduleName": name}, "at": at.timestamp()})[
+            "scheduleDryRun"
+        ]
         found[f"{name}_seconds"] = time.perf_counter() - begun
         if tried.get("evaluationResult") is None or tried["evaluationResult"]["error"]:
             raise BenchmarkError(f"{name}: {tried}")
@@ -218,9 +221,9 @@ def backfill_of_a_symbol(
     keys = [partition_key(SYMBOL, day) for day in days_between(first_day, today + timedelta(1))]
     selection = [{"path": asset.split("/")} for asset in ASSETS]
     submitted, begun = datetime.now(UTC), time.perf_counter()
-    launched = ours.graphql(
-        LAUNCH, {"backfill": {"partitionNames": keys, "assetSelection": selection, "tags": []}}
-    )["launchPartitionBackfill"]
+    launched = ours.graphql(LAUNCH, {"backfill": {"partitionNames": keys, "assetSelection": selection, "tags": []}})[
+        "launchPartitionBackfill"
+    ]
     if "backfillId" not in launched:
         raise BenchmarkError(f"launchPartitionBackfill: {launched}")
     backfill = launched["backfillId"]
@@ -254,7 +257,9 @@ def _first_run(ours: Installation, backfill: str, submitted: datetime) -> dict[s
 
 def iterations(log: str, backfill: str) -> list[float]:
     """Seconds of each iteration of the backfill daemon over this backfill; the log's clock shows whole seconds."""
-    pattern = rf"(\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d) .*(Evaluating asset backfill {backfill}|backfill {backfill} completed)"
+    pattern = (
+        rf"(\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d) .*(Evaluating asset backfill {backfill}|backfill {backfill} completed)"
+    )
     found, begun = [], None
     for at, what in re.findall(pattern, log):
         instant = datetime.fromisoformat(at)
