@@ -42,7 +42,7 @@ def measure(chosen: "Chosen") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, server in EDITIONS.items():
         os.environ["NEXUS_POSTGRES"] = server
-        with installation(dagster=False, symbols=SYMBOL, start_day=f"{FIRST_DAY}", **MINUTES) as house:
+        with installation({"symbols": SYMBOL, "start_day": f"{FIRST_DAY}", **MINUTES}, dagster=False) as house:
             found[f"{name}_edition"] = house.servers.edition
             for what, value in compare(house).items():
                 found[f"{name}_{what}"] = value

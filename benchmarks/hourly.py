@@ -40,7 +40,7 @@ def measure(chosen: "Chosen") -> dict[str, Any]:
         today = datetime.now(UTC).date()
         first = today - timedelta(YEAR * years + 30)
         variables = {"symbols": " ".join(chosen.symbols), "start_day": f"{first}"}
-        with installation(module="minutely_definitions", **variables) as house:
+        with installation(variables, module="minutely_definitions") as house:
             loaded = today - timedelta(YEAR)
             house.nexus("backfill", "--from", f"{loaded}", "--to", f"{today + timedelta(1)}")
             for number in range(1, years):

@@ -34,7 +34,7 @@ LAUNCH_RUN = """mutation ($run: ExecutionParams!) { launchPipelineExecution(exec
 def measure(chosen: "Chosen") -> dict[str, Any]:
     """Seconds, and milliseconds for a partition of an asset."""
     found: dict[str, Any] = {}
-    with installation(**chosen.variables()) as ours:
+    with installation(chosen.variables()) as ours:
         small, bare_small = ranges(ours, chosen, min(SMALL_DAYS, chosen.days // 2))
         whole, bare = ranges(ours, chosen, chosen.days)
         found |= {f"rectangles_{name}": value for name, value in whole.items()}
@@ -53,7 +53,7 @@ def measure(chosen: "Chosen") -> dict[str, Any]:
             seconds, count = found[f"ui_{name}_seconds"], found[f"ui_{name}_materialisations"]
             share = count / (4 * len(keys))
             found[f"ui_{name}_overhead_ms"] = (seconds - bare_ui * share) / count * 1e3
-    with installation(stock=True, **chosen.variables()) as stock:
+    with installation(chosen.variables(), stock=True) as stock:
         found |= one_run_each(stock, chosen)
         stock.empty()
         keys = all_keys(chosen, min(STOCK_DAYS, chosen.days))

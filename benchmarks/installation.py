@@ -140,7 +140,7 @@ def _rows(url: str, query: str, parameters: Sequence[Any]) -> list[tuple[Any, ..
 
 @contextmanager
 def installation(
-    *, stock: bool = False, dagster: bool = True, module: str = "", **variables: Any
+    variables: Mapping[str, str], *, stock: bool = False, dagster: bool = True, module: str = ""
 ) -> Iterator[Installation]:
     """Servers with empty, migrated databases, and Dagster's webserver, daemon and code server under these NEXUS_
     variables, named without the prefix and in lower case. Everything is removed at the end.

@@ -48,7 +48,7 @@ def measure(chosen: "Chosen") -> dict[str, Any]:
     symbols = tuple(item.symbol for item in instruments.INSTRUMENTS[: chosen.ui_symbols])
     today = datetime.now(UTC).date()
     first_day = today - timedelta(round(chosen.years * 365.25))
-    with installation(dagster=False, symbols=" ".join(symbols), start_day=f"{first_day}") as house:
+    with installation({"symbols": " ".join(symbols), "start_day": f"{first_day}"}, dagster=False) as house:
         found: dict[str, Any] = ten_years.fill(house, symbols, first_day, today + timedelta(1))
         found["load_average"] = os.getloadavg()[0]
         pages = _Pages(len(symbols) * ((today - first_day).days + 1), today, chosen.pictures)

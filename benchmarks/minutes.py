@@ -28,7 +28,7 @@ def measure(chosen: "Chosen") -> dict[str, Any]:
     """Seconds, megabytes, and cores that were busy."""
     found: dict[str, Any] = {}
     symbols = chosen.minutes_symbols[:SYMBOL_YEARS]
-    with installation(**MINUTES, **chosen.minutes_variables()) as house:
+    with installation({**MINUTES, **chosen.minutes_variables()}) as house:
         days = min(YEAR, chosen.minutes_days)
         found |= {f"symbol_year_{n}": v for n, v in load(house, symbols[:1], chosen.minutes_from, days).items()}
         house.empty()
