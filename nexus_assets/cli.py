@@ -151,7 +151,7 @@ def backfill(
 ) -> None:
     """Load what is missing or stale in a range of days, as few large runs. Repeat it to resume."""
     from nexus_assets.instruments import in_catalogue_order
-    from nexus_assets.loading import Extent, plan_stage
+    from nexus_assets.loading import Extent, plan_stage, steps
     from nexus_assets.resources import open_market_store, open_sources
     from nexus_assets.session import load_through_daemon, preflight
 
@@ -166,18 +166,18 @@ def backfill(
         )
     stages = tuple(stage.value for stage in Stage if select is None or stage in select)
     last = min(_day(end_day), datetime.now(UTC).date() + timedelta(days=1))
-    extent = Extent(wanted, max(_day(first_day), config.start_day), last, stages, again)
+    extent = Extent(wanted, max(_day(first_day), config.first_day), last, stages, again)
     if extent.first_day >= extent.end_day:
         raise SettingsError(
             f"There is no day from {extent.first_day} (included) to {extent.end_day} (not included).",
-            next_step="Name an end after the start; NEXUS_START_DAY is the earliest day, today the last.",
+            next_step=f"Name an end after the start; {config.first_day} is the earliest day, today the last.",
         )
     store = open_market_store(config)
     if dry_run:
         sources = open_sources(config)
         grid = Grid("stage", "assets", "symbols", "from", "to", "partitions", title="Plan, from what is stored now")
-        for stage in stages:
-            for piece in plan_stage(store, sources, config, extent, stage):
+        for stage, grain in steps(extent, config):
+            for piece in plan_stage(store, sources, config, extent, stage, grain):
                 count = f"{piece.partitions * len(piece.assets):,}"
                 grid.add_row(
                     stage, ", ".join(piece.assets), piece.lane, str(piece.first_day), str(piece.end_day), count

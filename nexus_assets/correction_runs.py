@@ -7,7 +7,7 @@ What belongs here: starting, and recording what was done as materialisations. Wh
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 from dagster._core.definitions.data_version import CODE_VERSION_TAG
@@ -18,9 +18,10 @@ from nexus_assets.assets.specification import WRITERS
 from nexus_assets.correction_report import Corrections
 from nexus_assets.corrections import carry_out, pending
 from nexus_assets.feature_store import FeatureStore
-from nexus_assets.jobs import market_catch_up, market_healing, market_update
+from nexus_assets.jobs import history_update, market_catch_up, market_healing, market_update
 from nexus_assets.market_store import MarketStore
 from nexus_assets.materializations import announce
+from nexus_assets.partitions import grain_at, parse_key
 from nexus_assets.planning import VERSIONS
 from nexus_assets.providers.registry import Sources
 from nexus_assets.schemas import DATASET_SPLITS, table
@@ -36,7 +37,6 @@ def materialisations(report: Corrections) -> list[dg.AssetMaterialization]:
     """One for each partition that was computed anew, in the order of the graph."""
     events = []
     for name, effect in report.effects.items():
-        asset_key = dg.AssetKey(table(name).asset_key)
         metadata: Mapping[str, object] = {
             "correction": True,
             "rows_changed_in_all": effect.rows,
@@ -44,14 +44,12 @@ def materialisations(report: Corrections) -> list[dg.AssetMaterialization]:
         }
         tags = {CODE_VERSION_TAG: str(VERSIONS.get(name, 1))}
         if name == DATASET_SPLITS.qualified:
-            events.append(dg.AssetMaterialization(asset_key, metadata=metadata, tags=tags))
-        for text in sorted(effect.partitions):
-            key, own = text, {"rows_changed": text in effect.changed}
-            if "|" in text:
-                day, symbol = text.split("|")
-                key = dg.MultiPartitionKey({"day": day, "symbol": symbol})
-                tags = {**tags, **get_tags_from_multi_partition_key(key)}
-            events.append(dg.AssetMaterialization(asset_key, partition=key, metadata={**metadata, **own}, tags=tags))
+            events.append(dg.AssetMaterialization(table(name).asset_key, metadata=metadata, tags=tags))
+        changed = {_partition(name, text) for text in effect.changed}
+        for asset_key, key in sorted({_partition(name, text) for text in effect.partitions}):
+            labels = {**metadata, "rows_changed": (asset_key, key) in changed}
+            own = get_tags_from_multi_partition_key(key) if isinstance(key, dg.MultiPartitionKey) else {}
+            events.append(dg.AssetMaterialization(asset_key, partition=key, metadata=labels, tags={**tags, **own}))
     events += [
         dg.AssetMaterialization(
             ["features", "training_set"], partition=month.isoformat(), metadata={"correction": True}
@@ -59,6 +57,15 @@ def materialisations(report: Corrections) -> list[dg.AssetMaterialization]:
         for month in report.months
     ]
     return events
+
+
+def _partition(name: str, text: str) -> tuple[dg.AssetKey, str]:
+    """The asset and the partition that hold a day of a table, given as its key by day: `2024-01-04|EURUSD`."""
+    symbol, day = parse_key(text) if "|" in text else (None, date.fromisoformat(text))
+    grain = grain_at(day)
+    begin = grain.begin(day).isoformat()
+    key = dg.MultiPartitionKey({grain.dimension: begin, "symbol": symbol}) if symbol else begin
+    return dg.AssetKey(grain.asset_key(table(name))), key
 
 
 @dg.op(
@@ -102,7 +109,7 @@ def correction_sensor(
         return dg.SkipReason("No bars are older than their prices.")
     busy = [
         run.job_name
-        for job in (market_update, market_healing, market_catch_up, market_corrections)
+        for job in (market_update, market_healing, market_catch_up, history_update, market_corrections)
         for run in context.instance.get_runs(
             dg.RunsFilter(job_name=job.name, statuses=[dg.DagsterRunStatus.QUEUED, *IN_PROGRESS_RUN_STATUSES]), limit=1
         )

@@ -6,7 +6,7 @@ where it stopped and never repeats a finished slice.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import chain
 
@@ -16,12 +16,13 @@ from rich.console import Console
 
 from nexus_assets.backfill import PLAN_TAG, Rectangle, split_rectangles, submit
 from nexus_assets.backfill_progress import FailedRun, follow
-from nexus_assets.jobs import daily_correlation, market_update, split_labels
+from nexus_assets.jobs import daily_correlation, history_correlation, history_update, market_update, split_labels
 from nexus_assets.market_store import MarketStore
-from nexus_assets.partitions import days_between
+from nexus_assets.partitions import DAYS, MONTHS, Grain, days_between, grain_at, grains
 from nexus_assets.planning import (
     ANALYTICS,
     FEATURES,
+    LABEL_REACH_DAYS,
     PRICES,
     Cell,
     Ledger,
@@ -30,6 +31,7 @@ from nexus_assets.planning import (
     cover,
     day_rectangles,
     first_kept,
+    in_partitions,
     load_from,
     stale_cells,
     stale_days,
@@ -43,14 +45,17 @@ from nexus_assets.slice_ledger import ALL_SYMBOLS, WHOLE_TABLE
 
 STAGES: tuple[str, ...] = ("prices", "features", "analytics", "splits")
 WORTH_SPLITTING = 300
-"""Partitions of an asset from which two runs side by side beat one: a run takes seconds to start. More runs: in
+"""Symbols x days of an asset from which two runs side by side beat one: a run takes seconds to start. More runs: in
 proportion."""
 
 JOBS = {
-    "prices": market_update.name,
-    "features": market_update.name,
-    "analytics": daily_correlation.name,
-    "splits": split_labels.name,
+    ("prices", DAYS): market_update.name,
+    ("features", DAYS): market_update.name,
+    ("analytics", DAYS): daily_correlation.name,
+    ("splits", DAYS): split_labels.name,
+    ("prices", MONTHS): history_update.name,
+    ("features", MONTHS): history_update.name,
+    ("analytics", MONTHS): history_correlation.name,
 }
 
 Announce = Callable[[str], None]
@@ -76,15 +81,41 @@ class LoadReport:
     failed: list[FailedRun] = field(default_factory=list)
 
 
-def plan_stage(store: MarketStore, sources: Sources, config: Settings, extent: Extent, stage: str) -> list[Rectangle]:
-    """The runs that a stage needs now; none if everything is there."""
+def steps(extent: Extent, config: Settings) -> list[tuple[str, Grain]]:
+    """The stages, each of the history before that of the days: what the first days read is there by then."""
+    return [(stage, grain) for stage in extent.stages for grain in grains(config) if (stage, grain) in JOBS]
+
+
+def whole_months(extent: Extent, config: Settings) -> Extent:
+    """The extent with all days of the months of the history that it begins and ends in: they are written as a whole, so
+    their first day needs its prices as well."""
+    (first, _), (_, end) = (
+        grain.span(grain.begin(day), config)
+        for day in (extent.first_day, extent.end_day - timedelta(days=1))
+        for grain in [grain_at(day, config)]
+    )
+    return replace(extent, first_day=first, end_day=end)
+
+
+def plan_stage(
+    store: MarketStore, sources: Sources, config: Settings, extent: Extent, stage: str, grain: Grain = DAYS
+) -> list[Rectangle]:
+    """The runs that a stage needs now, of the assets of one grain; none if everything is there."""
+    extent = whole_months(extent, config)
     prices_from = load_from(config, extent.first_day)
-    first = prices_from - timedelta(days=correlation_reach(config))
-    ledger = Ledger.read(store, config.symbols, first, extent.end_day, config=config, sources=sources)
+    if stage != "splits":
+        low, high = grain.bounds(config)
+        prices_from = max(prices_from, low)
+        extent = replace(extent, first_day=max(extent.first_day, low), end_day=min(extent.end_day, high))
+        if prices_from >= extent.end_day:
+            return []
+    first = min(prices_from, load_from(config, extent.first_day)) - timedelta(days=correlation_reach(config))
+    until = extent.end_day + timedelta(days=LABEL_REACH_DAYS)
+    ledger = Ledger.read(store, config.symbols, first, until, config=config, sources=sources)
     if stage == "prices":
-        return _split(_cells(ledger, PRICES, extent, prices_from, config), config, PRICES)
+        return _split(_cells(ledger, PRICES, extent, prices_from, config), config, PRICES, grain)
     if stage == "features":
-        return _split(_cells(ledger, FEATURES, extent, extent.first_day, config), config, FEATURES)
+        return _split(_cells(ledger, FEATURES, extent, extent.first_day, config), config, FEATURES, grain)
     if stage == "analytics":
         kept = min(first_kept(config, table, ledger.made_from) for table in ANALYTICS)
         days = set(days_between(max(extent.first_day, kept), extent.end_day))
@@ -95,7 +126,8 @@ def plan_stage(store: MarketStore, sources: Sources, config: Settings, extent: E
                     for table in ANALYTICS
                 )
             )
-        return day_rectangles(days, ANALYTICS)
+        whole = {day for _, day in in_partitions({("", day) for day in days}, grain, config)}
+        return day_rectangles(whole, ANALYTICS, grain)
     written = ledger.written(DATASET_SPLITS.qualified, ALL_SYMBOLS, WHOLE_TABLE)
     newest = ledger.newest_change(LABELS.qualified)
     if extent.again or written is None or (newest is not None and newest > written):
@@ -114,12 +146,12 @@ def _cells(ledger: Ledger, tables: Sequence[Table], extent: Extent, first_day: d
     )
 
 
-def _split(cells: set[Cell], config: Settings, tables: Sequence[Table]) -> list[Rectangle]:
+def _split(cells: set[Cell], config: Settings, tables: Sequence[Table], grain: Grain) -> list[Rectangle]:
     pieces = []
-    for rectangle in cover(cells, config.symbols, tables):
-        parallel = max(1, min(config.parallel_runs, rectangle.partitions * 2 // WORTH_SPLITTING))
-        for piece in split_rectangles(rectangle.symbols, rectangle.first_day, rectangle.end_day, parallel=parallel):
-            pieces.append(Rectangle(piece.symbols, piece.first_day, piece.end_day, assets=rectangle.assets))
+    for whole in cover(in_partitions(cells, grain, config), config.symbols, tables, grain):
+        parallel = max(1, min(config.parallel_runs, whole.cells * 2 // WORTH_SPLITTING))
+        for piece in split_rectangles(whole.symbols, whole.first_day, whole.end_day, parallel=parallel, grain=grain):
+            pieces.append(replace(piece, assets=whole.assets))
     return pieces
 
 
@@ -149,20 +181,21 @@ def load(
     _await_earlier(instance, announce, console)
     began = datetime.now(UTC)
     plan = f"load {began.isoformat(timespec='seconds')}"
-    for stage in extent.stages:
-        rectangles = plan_stage(store, sources, config, extent, stage)
+    for stage, grain in steps(extent, config):
+        name = f"{stage} by {grain.dimension}" if grain is MONTHS else stage
+        rectangles = plan_stage(store, sources, config, extent, stage, grain)
         if not rectangles:
-            announce(f"{stage}: everything is there")
+            announce(f"{name}: everything is there")
             continue
         count = sum(rectangle.partitions * len(rectangle.assets) for rectangle in rectangles)
-        announce(f"{stage}: {count:,} partitions in {len(rectangles)} runs")
-        runs = submit(instance, repository, JOBS[stage], rectangles, plan=plan)
+        announce(f"{name}: {count:,} partitions in {len(rectangles)} runs")
+        runs = submit(instance, repository, JOBS[stage, grain], rectangles, plan=plan)
         outcome = follow(instance, runs, console=console)
         report.materializations += outcome.materializations
         report.runs += len(runs)
         report.failed += outcome.failed
         if stage == "prices" and outcome.failed:
-            _finish_prices(instance, repository, store, config, extent, began, plan, report, announce, console)
+            _finish_prices(instance, repository, store, config, extent, grain, began, plan, report, announce, console)
     return report
 
 
@@ -172,6 +205,7 @@ def _finish_prices(
     store: MarketStore,
     config: Settings,
     extent: Extent,
+    grain: Grain,
     began: datetime,
     plan: str,
     report: LoadReport,
@@ -182,11 +216,11 @@ def _finish_prices(
     first = load_from(config, extent.first_day)
     ledger = Ledger.read(store, config.symbols, first - timedelta(days=1), extent.end_day)
     cells = undelivered_downstream(ledger, [BARS], extent.symbols, first, extent.end_day, config=config, since=began)
-    rectangles = _split(cells, config, [BARS])
+    rectangles = _split(cells, config, [BARS], grain)
     if not rectangles:
         return
     announce("prices: some symbols failed; making the bars of the others")
-    runs = submit(instance, repository, JOBS["prices"], rectangles, plan=f"{plan} bars")
+    runs = submit(instance, repository, JOBS["prices", grain], rectangles, plan=f"{plan} bars")
     outcome = follow(instance, runs, console=console)
     report.materializations += outcome.materializations
     report.runs += len(runs)
