@@ -1,17 +1,31 @@
 """Old history by month: the same tables and the same bits as by day, in assets of their own."""
 
+import importlib
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import dagster as dg
 import pandas as pd
 import pytest
 
+from nexus_assets import migrations
+from nexus_assets.backfill import MAX_DAYS, Rectangle
+from nexus_assets.correction_report import Corrections
 from nexus_assets.database import Database
+from nexus_assets.errors import MigrationError
+from nexus_assets.loading import Extent, plan_stage, steps
 from nexus_assets.market_store import MarketStore
+from nexus_assets.materializations import announce
+from nexus_assets.partitions import DAYS
+from nexus_assets.partitions import MONTHS as BY_MONTH
+from nexus_assets.resources import open_sources
 from nexus_assets.schemas import BARS, CORRELATION_MATRIX, INDICATOR_ROWS, LABELS, PAIR_RANKINGS, RAW_OHLC, Table
-from nexus_assets_tests.conftest import DatabaseMaker
+from nexus_assets.settings import Settings, load_settings
+from nexus_assets_tests.conftest import ROOT, DatabaseMaker
 from nexus_assets_tests.graphs import Graph, graph
 
 SYMBOLS = ("EURUSD", "GBPUSD", "USDJPY")
@@ -130,3 +144,178 @@ def test_a_month_tells_the_sums_of_its_days(by_day: tuple[MarketStore, Told], by
                 assert told["first_ts"] == min(of_day["first_ts"] for of_day in mine.values() if "first_ts" in of_day)
                 assert told["last_ts"] == max(of_day["last_ts"] for of_day in mine.values() if "last_ts" in of_day)
             assert not {"quarantined_share", "data_age_minutes"} & told.keys()
+
+
+STAGES = ("prices", "features", "analytics")
+
+
+def plan(store: MarketStore, config: Settings, extent: Extent) -> list[Rectangle]:
+    sources = open_sources(config)
+    return [
+        rectangle
+        for stage, grain in steps(extent, config)
+        for rectangle in plan_stage(store, sources, config, extent, stage, grain)
+    ]
+
+
+def test_moving_the_start_day_either_way_leaves_nothing_to_load_and_keeps_the_rows(
+    by_day: tuple[MarketStore, Told], by_month: Graph, real_data: Path
+) -> None:
+    mature = Extent(SYMBOLS, HISTORY_START, END_DAY - timedelta(days=8), STAGES)
+    files = {"files_root": real_data / "oanda_h1", "symbols": SYMBOLS}
+    for store in (by_day[0], by_month.store):
+        for start_day, history_start in (
+            (HISTORY_START, None),
+            (START_DAY, HISTORY_START),
+            (date(2021, 2, 1), HISTORY_START),
+        ):
+            config = load_settings(start_day=start_day, history_start=history_start, **files)
+            migrations.migrate(store.database, ROOT, config)
+            assert plan(store, config, mature) == []
+    assert rows(by_day[0], BARS).equals(rows(by_month.store, BARS))
+
+
+def test_the_first_day_of_all_moves_only_backwards_and_the_error_names_the_history(fresh_database: Database) -> None:
+    migrations.migrate(fresh_database, ROOT, load_settings(start_day=date(2015, 1, 1), history_start=None))
+    with pytest.raises(MigrationError, match="NEXUS_START_DAY is 2020-01-01") as caught:
+        migrations.migrate(fresh_database, ROOT, load_settings(start_day=date(2020, 1, 1), history_start=None))
+    assert "NEXUS_HISTORY_START=2015-01-01" in str(caught.value.next_step)
+    migrations.migrate(fresh_database, ROOT, load_settings(start_day=date(2020, 1, 1), history_start=date(2015, 1, 1)))
+    with pytest.raises(MigrationError, match="NEXUS_HISTORY_START is 2016-01-01"):
+        migrations.migrate(
+            fresh_database, ROOT, load_settings(start_day=date(2020, 1, 1), history_start=date(2016, 1, 1))
+        )
+    migrations.migrate(fresh_database, ROOT, load_settings(start_day=date(2012, 1, 1), history_start=None))
+
+
+def test_a_plan_across_the_boundary_is_whole_months_then_days_in_runs_of_bounded_size(fresh_store: MarketStore) -> None:
+    config = load_settings(symbols=SYMBOLS, start_day=START_DAY, history_start=date(2012, 5, 20), parallel_runs=2)
+    extent = Extent(SYMBOLS, date(2012, 8, 10), END_DAY, STAGES)
+    planned = plan(fresh_store, config, extent)
+    order = [(piece.grain.dimension, piece.assets[0]) for piece in planned]
+    assert list(dict.fromkeys(order)) == [
+        ("month", "history/raw_ohlc"),
+        ("day", "market/raw_ohlc"),
+        ("month", "history/indicators"),
+        ("day", "features/indicators"),
+        ("month", "history/correlation_matrix"),
+        ("day", "analytics/correlation_matrix"),
+    ]
+    prices = [piece for piece in planned if piece.assets[0] == "history/raw_ohlc"]
+    # The warm-up of 4h before the month of the first day, from the start of a month, or of the history.
+    assert prices[0].first_day == date(2012, 5, 20)
+    features = [piece for piece in planned if piece.assets[0] == "history/indicators"]
+    assert features[0].first_day == date(2012, 8, 1)
+    for pieces in (prices, features):
+        for lane in {piece.lane for piece in pieces}:
+            mine = [piece for piece in pieces if piece.lane == lane]
+            assert [piece.end_day for piece in mine[:-1]] == [piece.first_day for piece in mine[1:]]
+            assert all(piece.end_day.day == 1 for piece in mine[:-1])
+            assert mine[-1].end_day == START_DAY
+        assert max((piece.end_day - piece.first_day).days for piece in pieces) <= MAX_DAYS
+    assert prices[0].partition_range() == ("2012-05-01|EURUSD", "2013-05-01|EURUSD")
+    assert prices[0].partitions == 13
+    days = [piece for piece in planned if piece.grain is DAYS]
+    assert {(piece.first_day, piece.end_day) for piece in days} == {(START_DAY, END_DAY)}
+
+
+def test_a_stale_day_repeats_its_month_and_no_other(by_month: Graph, real_data: Path) -> None:
+    store = by_month.store
+    config = load_settings(
+        symbols=SYMBOLS, start_day=START_DAY, history_start=HISTORY_START, files_root=real_data / "oanda_h1"
+    )
+    extent = Extent(SYMBOLS, HISTORY_START, date(2021, 3, 12), ("prices",))
+    with store.database.transaction() as connection:
+        connection.execute(
+            "UPDATE nexus.slices SET complete = false WHERE table_name = 'market.bars' AND symbol = 'GBPUSD' "
+            "AND day = '2021-02-09'"
+        )
+    (only,) = plan(store, config, extent)
+    assert only == Rectangle(
+        ("GBPUSD",), date(2021, 2, 1), date(2021, 3, 1), ("history/raw_ohlc", "history/bars"), BY_MONTH
+    )
+    newest = "SELECT max(xmin::text::bigint) AS newest FROM market.bars"
+    before = store.database.rows(newest)
+    by_month.run(only.assets, ("GBPUSD", "GBPUSD"), only.first_day, date(2021, 2, 2))
+    assert store.database.rows(newest) == before, "equal content is left alone"
+    assert plan(store, config, extent) == []
+
+
+def test_a_correction_before_the_start_day_is_told_of_the_month_that_holds_it(by_month: Graph) -> None:
+    report = Corrections()
+    effect = report.of(BARS)
+    effect.partitions = {"2021-02-09|EURUSD", "2021-02-10|EURUSD", "2021-03-09|EURUSD", "2021-03-10|EURUSD"}
+    effect.changed, effect.rows = {"2021-02-09|EURUSD"}, 1
+    report.of(CORRELATION_MATRIX).partitions = {"2021-02-09", "2021-02-10", "2021-03-10"}
+    module = importlib.import_module("nexus_assets.correction_runs")
+    announce(module.materialisations(report), instance=by_month.instance)
+    events = [
+        (event.asset_key.to_user_string(), event.partition, event.metadata["rows_changed"].value)
+        for event in module.materialisations(report)
+    ]
+    assert events == [
+        ("history/bars", "2021-02-01|EURUSD", True),
+        ("history/bars", "2021-03-01|EURUSD", False),
+        ("market/bars", "2021-03-10|EURUSD", False),
+        ("analytics/correlation_matrix", "2021-03-10", False),
+        ("history/correlation_matrix", "2021-02-01", False),
+    ]
+    for asset, keys in (
+        ("history/bars", {"2021-02-01|EURUSD", "2021-03-01|EURUSD"}), ("market/bars", {"2021-03-10|EURUSD"}),
+    ):  # fmt: skip
+        told = told_by(by_month, (asset,))[asset]
+        assert {key for key, values in told.items() if values.get("correction")} == keys
+        known = by_month.definitions.resolve_asset_graph().get(dg.AssetKey.from_user_string(asset)).partitions_def
+        assert known is not None
+        assert all(known.has_partition_key(key) for key in keys)
+
+
+@pytest.mark.end_to_end
+def test_nexus_backfill_across_the_boundary_loads_months_and_then_days(
+    databases: DatabaseMaker, redis_url: str, tmp_path: Path
+) -> None:
+    for name in ("sql", "dagster.yaml", "workspace.yaml", "sources.toml"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    url = databases.migrated()
+    variables = {
+        "NEXUS_DATABASE_URL": url,
+        "NEXUS_DAGSTER_URL": databases.empty(extension=False).replace("postgresql://", "postgresql+psycopg2://", 1),
+        "NEXUS_REDIS_URL": redis_url,
+        "NEXUS_ROOT": str(tmp_path),
+        "NEXUS_HOME": str(tmp_path / "home"),
+        "NEXUS_SYMBOLS": "EURUSD XAUUSD",
+        "NEXUS_START_DAY": "2023-06-15",
+        "NEXUS_HISTORY_START": "2023-04-20",
+        "NEXUS_FEATURE_TIMEFRAMES": "1h",
+        "NEXUS_AUTOMATION": "off",
+        "DAGSTER_HOME": str(tmp_path),
+        "DAGSTER_EVENT_BATCH_SIZE": "1000",
+        "PYTHONPATH": str(ROOT),
+    }
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("NEXUS_")}
+    command = [sys.executable, "-m", "nexus_assets", "backfill", "--from", "2023-06-01", "--to", "2023-06-20"]
+    done = subprocess.run(
+        [*command, "--select", "prices"],
+        env=kept | variables, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    store = MarketStore(Database(url))
+    written = store.database.frame("SELECT DISTINCT table_name, day FROM nexus.slices ORDER BY 1, 2")
+    days = {name: (mine["day"].min(), mine["day"].max()) for name, mine in written.groupby("table_name")}
+    assert days == {
+        "market.raw_ohlc": (date(2023, 5, 1), date(2023, 6, 19)),
+        "market.bars": (date(2023, 5, 1), date(2023, 6, 19)),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        with dg.DagsterInstance.get() as instance:
+            runs = [(run.job_name, run.tags["dagster/asset_partition_range_start"]) for run in instance.get_runs()]
+            assert runs[::-1] == [
+                ("history_update", "2023-05-01|EURUSD"),
+                ("market_update", "2023-06-15|EURUSD"),
+            ]
+            assert instance.get_materialized_partitions(dg.AssetKey(["history", "bars"])) == {
+                f"2023-0{month}-01|{symbol}" for month in (5, 6) for symbol in ("EURUSD", "XAUUSD")
+            }
+            assert len(instance.get_materialized_partitions(dg.AssetKey(["market", "bars"]))) == 5 * 2
