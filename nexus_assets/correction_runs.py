@@ -11,7 +11,6 @@ from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 from dagster._core.definitions.data_version import CODE_VERSION_TAG
-from dagster._core.definitions.partitions.utils import get_tags_from_multi_partition_key
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 
 from nexus_assets.assets.specification import WRITERS
@@ -20,12 +19,13 @@ from nexus_assets.corrections import carry_out, pending
 from nexus_assets.feature_store import FeatureStore
 from nexus_assets.jobs import history_update, market_catch_up, market_healing, market_update
 from nexus_assets.market_store import MarketStore
-from nexus_assets.materializations import announce
+from nexus_assets.materializations import announce, materialization
 from nexus_assets.partitions import grain_at, parse_key
 from nexus_assets.planning import VERSIONS
 from nexus_assets.providers.registry import Sources
 from nexus_assets.schemas import DATASET_SPLITS, table
 from nexus_assets.settings import settings
+from nexus_assets.slice_ledger import ALL_SYMBOLS
 
 TRAINING_SET = dg.AssetKey(["features", "training_set"])
 
@@ -42,14 +42,15 @@ def materialisations(report: Corrections) -> list[dg.AssetMaterialization]:
             "rows_changed_in_all": effect.rows,
             "partitions_changed_in_all": len(effect.changed),
         }
-        tags = {CODE_VERSION_TAG: str(VERSIONS.get(name, 1))}
+        version = VERSIONS.get(name, 1)
         if name == DATASET_SPLITS.qualified:
+            tags = {CODE_VERSION_TAG: str(version)}
             events.append(dg.AssetMaterialization(table(name).asset_key, metadata=metadata, tags=tags))
-        changed = {_partition(name, text) for text in effect.changed}
-        for asset_key, key in sorted({_partition(name, text) for text in effect.partitions}):
-            labels = {**metadata, "rows_changed": (asset_key, key) in changed}
-            own = get_tags_from_multi_partition_key(key) if isinstance(key, dg.MultiPartitionKey) else {}
-            events.append(dg.AssetMaterialization(asset_key, partition=key, metadata=labels, tags={**tags, **own}))
+        changed = {_partition(text) for text in effect.changed}
+        for symbol, begin in sorted({_partition(text) for text in effect.partitions}):
+            labels = {**metadata, "rows_changed": (symbol, begin) in changed}
+            grain = grain_at(begin)
+            events.append(materialization(table(name), grain, symbol, begin, metadata=labels, version=version))
     events += [
         dg.AssetMaterialization(
             ["features", "training_set"], partition=month.isoformat(), metadata={"correction": True}
@@ -59,13 +60,12 @@ def materialisations(report: Corrections) -> list[dg.AssetMaterialization]:
     return events
 
 
-def _partition(name: str, text: str) -> tuple[dg.AssetKey, str]:
-    """The asset and the partition that hold a day of a table, given as its key by day: `2024-01-04|EURUSD`."""
-    symbol, day = parse_key(text) if "|" in text else (None, date.fromisoformat(text))
+def _partition(text: str) -> tuple[str, date]:
+    """The symbol (empty: all) of a day's key, `2024-01-04|EURUSD` or `2024-01-04`, and the first day of the partition
+    that holds it."""
+    symbol, day = parse_key(text) if "|" in text else (ALL_SYMBOLS, date.fromisoformat(text))
     grain = grain_at(day)
-    begin = grain.begin(day).isoformat()
-    key = dg.MultiPartitionKey({grain.dimension: begin, "symbol": symbol}) if symbol else begin
-    return dg.AssetKey(grain.asset_key(table(name))), key
+    return symbol, grain.span(grain.begin(day))[0]
 
 
 @dg.op(

@@ -42,6 +42,7 @@ from nexus_assets.resources import open_sources
 from nexus_assets.schemas import BARS, DATASET_SPLITS, LABELS, RAW_OHLC, Table
 from nexus_assets.settings import Settings
 from nexus_assets.slice_ledger import ALL_SYMBOLS, WHOLE_TABLE
+from nexus_assets.stored_partitions import record_stored
 
 STAGES: tuple[str, ...] = ("prices", "features", "analytics", "splits")
 WORTH_SPLITTING = 300
@@ -196,6 +197,9 @@ def load(
         report.failed += outcome.failed
         if stage == "prices" and outcome.failed:
             _finish_prices(instance, repository, store, config, extent, grain, began, plan, report, announce, console)
+    told = record_stored(instance, store, config, extent.symbols, load_from(config, extent.first_day), extent.end_day)
+    if told:
+        announce(f"{told:,} partitions were stored before under other start days; Dagster knows of them now")
     return report
 
 

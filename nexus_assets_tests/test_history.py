@@ -11,6 +11,7 @@ from pathlib import Path
 import dagster as dg
 import pandas as pd
 import pytest
+from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
 from nexus_assets import migrations
 from nexus_assets.backfill import MAX_DAYS, Rectangle
@@ -24,7 +25,8 @@ from nexus_assets.partitions import DAYS
 from nexus_assets.partitions import MONTHS as BY_MONTH
 from nexus_assets.resources import open_sources
 from nexus_assets.schemas import BARS, CORRELATION_MATRIX, INDICATOR_ROWS, LABELS, PAIR_RANKINGS, RAW_OHLC, Table
-from nexus_assets.settings import Settings, load_settings
+from nexus_assets.settings import Settings, load_settings, settings
+from nexus_assets.stored_partitions import record_stored
 from nexus_assets_tests.conftest import ROOT, DatabaseMaker
 from nexus_assets_tests.graphs import Graph, graph
 
@@ -257,8 +259,8 @@ def test_a_correction_before_the_start_day_is_told_of_the_month_that_holds_it(by
         ("history/bars", "2021-02-01|EURUSD", True),
         ("history/bars", "2021-03-01|EURUSD", False),
         ("market/bars", "2021-03-10|EURUSD", False),
-        ("analytics/correlation_matrix", "2021-03-10", False),
         ("history/correlation_matrix", "2021-02-01", False),
+        ("analytics/correlation_matrix", "2021-03-10", False),
     ]
     for asset, keys in (
         ("history/bars", {"2021-02-01|EURUSD", "2021-03-01|EURUSD"}), ("market/bars", {"2021-03-10|EURUSD"}),
@@ -268,6 +270,43 @@ def test_a_correction_before_the_start_day_is_told_of_the_month_that_holds_it(by
         known = by_month.definitions.resolve_asset_graph().get(dg.AssetKey.from_user_string(asset)).partitions_def
         assert known is not None
         assert all(known.has_partition_key(key) for key in keys)
+
+
+def test_partitions_that_were_stored_under_another_start_day_are_told_to_dagster_once(
+    by_day: tuple[MarketStore, Told], by_month: Graph, real_data: Path
+) -> None:
+    whole = (SYMBOLS, HISTORY_START, END_DAY)
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert record_stored(instance, by_day[0], settings(), *whole) == 4 * 3 * (3 + 10) + 2 * (3 + 10)
+        assert record_stored(instance, by_day[0], settings(), *whole) == 0
+        graph_of = by_month.definitions.resolve_asset_graph()
+        for asset in ("history/raw_ohlc", "history/labels", "history/pair_rankings", "market/bars"):
+            key = dg.AssetKey.from_user_string(asset)
+            known = graph_of.get(key).partitions_def
+            assert known is not None
+            keys = known.get_partition_keys()
+            assert instance.get_materialized_partitions(key) == set(keys[: 10 * 3] if asset == "market/bars" else keys)
+    # A month of which a day was never written stays missing.
+    with dg.DagsterInstance.ephemeral() as instance:
+        record_stored(instance, by_day[0], settings(), SYMBOLS, date(2021, 2, 2), END_DAY)
+        bars = dg.AssetKey(["history", "bars"])
+        assert instance.get_materialized_partitions(bars) == {f"2021-03-01|{symbol}" for symbol in SYMBOLS}
+
+
+def test_a_moved_start_day_leaves_old_events_without_harm(by_month: Graph) -> None:
+    """Events of days that are months now."""
+    asset = dg.AssetKey(["market", "bars"])
+    definition = by_month.definitions.resolve_asset_graph().get(asset).partitions_def
+    with dg.DagsterInstance.ephemeral() as instance:
+        for day in ("2021-02-01", "2021-03-10"):
+            key = dg.MultiPartitionKey({"day": day, "symbol": "EURUSD"})
+            instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=key))
+        cached = get_and_update_asset_status_cache_value(instance, asset, definition)
+        assert cached is not None
+        assert definition is not None
+        assert set(cached.deserialize_materialized_partition_subsets(definition).get_partition_keys()) == {
+            "2021-03-10|EURUSD"
+        }
 
 
 @pytest.mark.end_to_end
