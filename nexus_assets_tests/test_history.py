@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -67,7 +67,8 @@ def by_day(databases: DatabaseMaker, services, real_data: Path) -> tuple[MarketS
     url = databases.migrated()
     with graph(
         MarketStore(Database(url)), url, services.redis_url,
-        symbols=" ".join(SYMBOLS), start_day=str(HISTORY_START), files_root=str(real_data / "oanda_h1"),
+        symbols=" ".join(SYMBOLS), start_day=str(HISTORY_START), feature_timeframes="1h",
+        files_root=str(real_data / "oanda_h1"),
     ) as made:  # fmt: skip
         made.run(("market/raw_ohlc", "market/bars"), ENDS, HISTORY_START, END_DAY)
         made.run(("features/indicators", "features/labels"), ENDS, HISTORY_START, END_DAY)
@@ -82,7 +83,7 @@ def by_month(databases: DatabaseMaker, services, real_data: Path, by_day: object
     with graph(
         MarketStore(Database(url)), url, services.redis_url,
         symbols=" ".join(SYMBOLS), start_day=str(START_DAY), history_start=str(HISTORY_START),
-        files_root=str(real_data / "oanda_h1"),
+        feature_timeframes="1h", files_root=str(real_data / "oanda_h1"),
     ) as made:  # fmt: skip
         made.run(history(PRICES), ENDS, *MONTHS)
         made.run(("market/raw_ohlc", "market/bars"), ENDS, START_DAY, END_DAY)
@@ -113,6 +114,9 @@ def test_history_by_month_is_the_same_bits_as_by_day(
         inside = (times >= pd.Timestamp(first, tz="UTC")) & (times < pd.Timestamp(end, tz="UTC"))
         assert inside.sum() > 20
     pd.testing.assert_frame_equal(found, expected, check_exact=True)
+    if table is INDICATOR_ROWS:
+        first_day = found[times.dt.date == START_DAY]
+        assert first_day[["rsi_14", "hv_50"]].notna().all(axis=None), "warmed up on bars of the history"
 
 
 def test_a_month_tells_the_sums_of_its_days(by_day: tuple[MarketStore, Told], by_month: Graph) -> None:
@@ -146,6 +150,36 @@ def test_a_month_tells_the_sums_of_its_days(by_day: tuple[MarketStore, Told], by
                 assert told["first_ts"] == min(of_day["first_ts"] for of_day in mine.values() if "first_ts" in of_day)
                 assert told["last_ts"] == max(of_day["last_ts"] for of_day in mine.values() if "last_ts" in of_day)
             assert not {"quarantined_share", "data_age_minutes"} & told.keys()
+
+
+def test_every_check_of_the_history_was_evaluated_and_passed(by_month: Graph) -> None:
+    keys = by_month.definitions.get_repository_def().asset_graph.asset_check_keys
+    of_days = {key for key in keys if key.asset_key.path[0] != "history"}
+    of_months = keys - of_days
+    # Freshness is of the newest bar, which is never history; splits are made of all labels at once.
+    assert {key.name for key in of_days} - {key.name for key in of_months} == {"freshness", "splits_do_not_overlap"}
+    records = by_month.instance.event_log_storage.get_latest_asset_check_execution_by_key(list(of_months))
+    evaluations = [record.evaluation for record in records.values()]
+    assert {(e.asset_check_key, e.passed) for e in evaluations if e} == {(key, True) for key in of_months}
+    blocking = {e.asset_check_key.name for e in evaluations if e and e.blocking}
+    assert "is_a_correlation_matrix" in blocking
+    assert "every_delivery_accounted_for" in blocking
+    # What a check judges reaches from the first day of the history to the day before the first of the days.
+    (coverage,) = [e for e in evaluations if e and e.asset_check_key.name == "coverage"]
+    stored = by_month.store.database.rows(
+        "SELECT count(*) AS bars FROM market.bars WHERE ts + CASE timeframe WHEN '1h' THEN interval '1h' "
+        "WHEN '4h' THEN interval '4h' ELSE interval '1d' END <= %s",
+        (datetime.combine(START_DAY, time(), UTC),),
+    )
+    assert coverage.metadata["bars"].value == stored[0]["bars"]
+
+
+def test_a_month_can_be_materialised_alone(by_month: Graph) -> None:
+    job = by_month.definitions.resolve_job_def("history_update")
+    keys = [dg.AssetKey(["history", name]) for name in (*PRICES, *FEATURES)]
+    done = job.execute_in_process(instance=by_month.instance, partition_key="2021-02-01|GBPUSD", asset_selection=keys)
+    recorded = done.get_asset_materialization_events()
+    assert [(event.asset_key, event.partition) for event in recorded] == [(key, "2021-02-01|GBPUSD") for key in keys]
 
 
 STAGES = ("prices", "features", "analytics")
@@ -191,8 +225,11 @@ def test_the_first_day_of_all_moves_only_backwards_and_the_error_names_the_histo
 
 
 def test_a_plan_across_the_boundary_is_whole_months_then_days_in_runs_of_bounded_size(fresh_store: MarketStore) -> None:
-    config = load_settings(symbols=SYMBOLS, start_day=START_DAY, history_start=date(2012, 5, 20), parallel_runs=2)
-    extent = Extent(SYMBOLS, date(2012, 8, 10), END_DAY, STAGES)
+    config = load_settings(
+        symbols=SYMBOLS, start_day=START_DAY, history_start=date(2012, 1, 20), feature_timeframes=("1h", "4h"),
+        parallel_runs=2,
+    )  # fmt: skip
+    extent = Extent(SYMBOLS, date(2012, 8, 31), END_DAY, STAGES)
     planned = plan(fresh_store, config, extent)
     order = [(piece.grain.dimension, piece.assets[0]) for piece in planned]
     assert list(dict.fromkeys(order)) == [
@@ -204,8 +241,8 @@ def test_a_plan_across_the_boundary_is_whole_months_then_days_in_runs_of_bounded
         ("day", "analytics/correlation_matrix"),
     ]
     prices = [piece for piece in planned if piece.assets[0] == "history/raw_ohlc"]
-    # The warm-up of 4h before the month of the first day, from the start of a month, or of the history.
-    assert prices[0].first_day == date(2012, 5, 20)
+    # All of August is made, so its first day needs the 69 days of the warm-up of 4h: from 24 May.
+    assert prices[0].first_day == date(2012, 5, 1)
     features = [piece for piece in planned if piece.assets[0] == "history/indicators"]
     assert features[0].first_day == date(2012, 8, 1)
     for pieces in (prices, features):
@@ -335,7 +372,7 @@ def test_nexus_backfill_across_the_boundary_loads_months_and_then_days(
     command = [sys.executable, "-m", "nexus_assets", "backfill", "--from", "2023-06-01", "--to", "2023-06-20"]
     done = subprocess.run(
         [*command, "--select", "prices"],
-        env=kept | variables, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120,
+        env=kept | variables, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     store = MarketStore(Database(url))
