@@ -18,6 +18,7 @@ from typing import Any
 import database_speed
 import hourly
 import hours
+import interface
 import minutes
 
 from nexus_assets import instruments
@@ -38,6 +39,9 @@ class Chosen:
     minutes_days: int
     minutes_root: Path | None
     minutes_sources: Path | None
+    years: int
+    ui_symbols: int
+    pictures: Path | None
 
     def variables(self) -> dict[str, str]:
         """Settings of an installation of hours."""
@@ -60,6 +64,7 @@ MEASURES: dict[str, Callable[[Any], Measured]] = {
     "database": database_speed.measure,
     "minutes": minutes.measure,
     "hourly": hourly.measure,
+    "interface": interface.measure,
 }
 
 
@@ -76,6 +81,9 @@ def main() -> None:
     parser.add_argument("--minutes-from", type=date.fromisoformat, default=date(2024, 1, 1))
     parser.add_argument("--minutes-root", type=Path, help="folder of price files of minutes; with --minutes-sources")
     parser.add_argument("--minutes-sources", type=Path, help="a sources.toml that declares them")
+    parser.add_argument("--years", type=int, default=10, help="of the interface's partitions")
+    parser.add_argument("--ui-symbols", type=int, default=27, help="of the interface's partitions")
+    parser.add_argument("--pictures", type=Path, help="folder for pictures of the interface's pages")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     known = [item.symbol for item in instruments.INSTRUMENTS]

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from datetime import date, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import adbc_driver_postgresql.dbapi as adbc
@@ -64,15 +65,17 @@ def compare(house: Installation) -> dict[str, float]:
     store = MarketStore(Database(house.servers.database_url))
     pieces = [Slice(SYMBOL, *piece) for piece in consecutive(days_between(FIRST_DAY, FIRST_DAY + timedelta(DAYS)))]
     found: dict[str, float] = {}
-    for table in (RAW_OHLC, BARS, INDICATOR_ROWS, LABELS):
-        rows = store.database.arrow(f"SELECT * FROM {table.qualified}").select(table.column_names).cast(table.arrow)
-        name = table.name
-        found[f"{name}_rows"] = rows.num_rows
-        found[f"{name}_read_share"] = share(reading(store, table, pieces), lambda t=table: bare_read(house, t))
-        ours = delivering(store, pieces) if table is RAW_OHLC else writing(store, table, pieces)
-        found[f"{name}_write_share"] = share(ours, lambda t=table, r=rows: bare_write(house, t, r), before=house.empty)
-        house.empty()
-        bare_write(house, table, rows)
+    stored = {
+        table: store.database.arrow(f"SELECT * FROM {table.qualified}").select(table.column_names).cast(table.arrow)
+        for table in (RAW_OHLC, BARS, INDICATOR_ROWS, LABELS)
+    }
+    for table, rows in stored.items():
+        found[f"{table.name}_rows"] = rows.num_rows
+        found[f"{table.name}_read_share"] = share(reading(store, table, pieces), partial(bare_read, house, table))
+    ours = {t: delivering(store, pieces) if t is RAW_OHLC else writing(store, t, pieces) for t in stored}
+    for table, rows in stored.items():
+        bare = partial(bare_write, house, table, rows)
+        found[f"{table.name}_write_share"] = share(ours[table], bare, before=house.empty)
     return found
 
 

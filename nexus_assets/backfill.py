@@ -8,7 +8,7 @@ between, and only submits what has neither finished nor is under way.
 """
 
 import sys
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from itertools import pairwise
@@ -27,6 +27,7 @@ from dagster._core.events import DagsterEvent
 from dagster._core.origin import DEFAULT_DAGSTER_ENTRY_POINT, JobPythonOrigin, RepositoryPythonOrigin
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
 
+from nexus_assets.dagster_outages import patiently
 from nexus_assets.errors import BackfillError
 from nexus_assets.partitions import DAYS, RANGE_END_TAG, RANGE_START_TAG, Grain, days_between
 
@@ -38,7 +39,8 @@ PLAN_TAG = "nexus/plan"
 RECTANGLE_TAG = "nexus/rectangle"
 LANE_TAG = "nexus/lane"
 """dagster.yaml lets one run per value of this tag work at a time."""
-MATERIALIZATIONS_TAG = "nexus/materializations"
+LEAVE_TAG = "nexus/leave_written_since"
+"""An ISO instant. Slices that were written at or after it, and are not stale, are left alone by the run."""
 WILL_RETRY_TAG = "dagster/will_retry"
 RETRIED_BY_TAG = "dagster/auto_retry_run_id"
 
@@ -135,15 +137,17 @@ def submit(
     plan: str,
     location: str = CODE_LOCATION,
     module: str = DEFINITIONS_MODULE,
+    tags: Mapping[Rectangle, Mapping[str, str]] | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[str]:
     """Queue one run per rectangle, unless the plan has one that finished or is under way.
 
-    No server has to be up: the runs wait in Dagster's database for the daemon.
+    The runs wait in Dagster's database for the daemon, which need not be up.
 
     Args:
         repository: `Definitions.get_repository_def()` of the module that the code location loads.
         plan: the same text for the same work; a new text submits finished rectangles again.
+        tags: more tags of a rectangle's run.
 
     Returns:
         The run of each rectangle, found or new, in the order of `rectangles`.
@@ -151,17 +155,22 @@ def submit(
     Raises:
         BackfillError: a rectangle names partitions that the job's assets do not have.
     """
-    known = _newest_runs(instance, plan)
-    run_ids = []
-    for rectangle in rectangles:
-        run = known.get(str(rectangle))
-        if run is None or _is_lost(run):
-            progress(f"Submitting {rectangle}: {rectangle.partitions:,} partitions of each asset")
-            run = _create(instance, repository, job_name, rectangle, plan, location, module)
-        if run.status == DagsterRunStatus.NOT_STARTED:
-            instance.report_dagster_event(DagsterEvent.job_enqueue(run), run_id=run.run_id)
-        run_ids.append(run.run_id)
-    return run_ids
+
+    def attempt() -> list[str]:
+        known = _newest_runs(instance, plan)
+        run_ids = []
+        for rectangle in rectangles:
+            run = known.get(str(rectangle))
+            if run is None or _is_lost(run):
+                progress(f"Submitting {rectangle}: {rectangle.partitions:,} partitions of each asset")
+                more = {PLAN_TAG: plan, **(tags or {}).get(rectangle, {})}
+                run = _create(instance, repository, job_name, rectangle, more, location, module)
+            if run.status == DagsterRunStatus.NOT_STARTED:
+                instance.report_dagster_event(DagsterEvent.job_enqueue(run), run_id=run.run_id)
+            run_ids.append(run.run_id)
+        return run_ids
+
+    return patiently(attempt)
 
 
 def _newest_runs(instance: DagsterInstance, plan: str) -> dict[str, DagsterRun]:
@@ -181,7 +190,7 @@ def _create(
     repository: RepositoryDefinition,
     job_name: str,
     rectangle: Rectangle,
-    plan: str,
+    tags: Mapping[str, str],
     location: str,
     module: str,
 ) -> DagsterRun:
@@ -196,10 +205,9 @@ def _create(
     return instance.create_run_for_job(
         job,
         tags={
-            PLAN_TAG: plan,
+            **tags,
             RECTANGLE_TAG: str(rectangle),
             LANE_TAG: rectangle.lane,
-            MATERIALIZATIONS_TAG: str(len(assets) * rectangle.partitions),
             RANGE_START_TAG: start,
             RANGE_END_TAG: end,
         },

@@ -1,21 +1,18 @@
-"""Following submitted runs to their end: progress, what failed, and why."""
+"""Following submitted runs to their end: through retries, to what failed and why."""
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from nexus_assets.backfill import MATERIALIZATIONS_TAG, RETRIED_BY_TAG, WILL_RETRY_TAG
+from nexus_assets.backfill import RETRIED_BY_TAG, WILL_RETRY_TAG
+from nexus_assets.dagster_outages import patiently
 from nexus_assets.errors import BackfillError
 
 POLL_SECONDS = 0.5
-LINE_SECONDS = 10.0
-"""How often a line is written where there is no terminal to draw a bar on."""
+RETRY_SECONDS = 300.0
+"""How long a retry that Dagster announced is waited for. Its daemon looks for failed runs every five seconds."""
 SILENT_DAEMON_SECONDS = 90.0
 """The daemon reports every 30 s. Nothing launches a queued run when it does not."""
 
@@ -39,41 +36,42 @@ class Outcome:
     materializations: int
 
 
-class _Display(Protocol):
-    def __call__(self, done: int, total: int, text: str) -> None: ...
+def follow(
+    instance: DagsterInstance,
+    run_ids: Sequence[str],
+    *,
+    watch: Callable[[str], None] = lambda _: None,
+    tend: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Wait for runs to end. A run that the daemon retries is followed into its retry.
 
+    Dagster's database may go away for a while.
 
-def follow(instance: DagsterInstance, run_ids: Sequence[str], *, console: Console | None = None) -> Outcome:
-    """Wait for runs to end, showing materializations recorded of planned and the time that is left.
-
-    A run that the daemon retries is followed into its retry. Runs that had ended before are counted like the rest.
+    Args:
+        watch: called every POLL_SECONDS with a sentence: how many runs have ended.
+        tend: called as often; keeps the daemon up.
 
     Raises:
         BackfillError: a run is gone from Dagster's database, or runs wait for a daemon that does not report.
     """
     current = list(run_ids)
     ended: dict[str, DagsterRun] = {}
-    counts: dict[str, int] = {}
+    failing: dict[str, float] = {}
     began = time.monotonic()
-    with _display(console or Console(stderr=True)) as show:
-        while True:
-            runs = [ended.get(run_id) or _run(instance, run_id) for run_id in current]
-            for position, run in enumerate(runs):
-                if run.run_id not in ended and run.status != DagsterRunStatus.QUEUED:
-                    counts[run.run_id] = instance.get_run_stats(run.run_id).materializations
-                if retry := run.tags.get(RETRIED_BY_TAG):
-                    current[position] = retry
-                elif _has_ended(instance, run):
-                    ended[run.run_id] = run
-            total = sum(int(run.tags.get(MATERIALIZATIONS_TAG, 0)) for run in runs)
-            done = sum(counts.get(run_id, 0) for run_id in current)
-            show(done, total, f"{sum(run_id in ended for run_id in current)} of {len(current)} runs")
-            if all(run_id in ended for run_id in current):
-                break
-            if time.monotonic() - began > SILENT_DAEMON_SECONDS:
-                _require_daemon(instance, runs)
-            time.sleep(POLL_SECONDS)
-    return _outcome(instance, [ended[run_id] for run_id in current], done)
+    while True:
+        tend()
+        runs = patiently(lambda: [ended.get(run_id) or _run(instance, run_id) for run_id in current])
+        for position, run in enumerate(runs):
+            if retry := run.tags.get(RETRIED_BY_TAG):
+                current[position] = retry
+            elif run.run_id not in ended and _has_ended(instance, run, failing):
+                ended[run.run_id] = run
+        watch(f"{sum(run_id in ended for run_id in current)} of {len(current)} runs ended")
+        if all(run_id in ended for run_id in current):
+            return patiently(lambda: _outcome(instance, [ended[run_id] for run_id in current]))
+        if time.monotonic() - began > SILENT_DAEMON_SECONDS:
+            patiently(lambda runs=runs: _require_daemon(instance, runs))
+        time.sleep(POLL_SECONDS)
 
 
 def _run(instance: DagsterInstance, run_id: str) -> DagsterRun:
@@ -85,10 +83,12 @@ def _run(instance: DagsterInstance, run_id: str) -> DagsterRun:
     return run
 
 
-def _has_ended(instance: DagsterInstance, run: DagsterRun) -> bool:
-    """Whether nothing more will happen. A failure is labelled with its retry a moment after it is recorded."""
+def _has_ended(instance: DagsterInstance, run: DagsterRun, failing: dict[str, float]) -> bool:
+    """Whether nothing more will happen. A failure is labelled with its retry a moment after it is recorded; `failing`
+    remembers since when we have waited for that."""
     if run.status == DagsterRunStatus.FAILURE and instance.run_retries_enabled:
-        return run.tags.get(WILL_RETRY_TAG) == "false"
+        waited = time.monotonic() - failing.setdefault(run.run_id, time.monotonic())
+        return run.tags.get(WILL_RETRY_TAG) == "false" or waited > RETRY_SECONDS
     return run.is_finished
 
 
@@ -104,7 +104,8 @@ def _require_daemon(instance: DagsterInstance, runs: Sequence[DagsterRun]) -> No
         )
 
 
-def _outcome(instance: DagsterInstance, runs: Sequence[DagsterRun], materializations: int) -> Outcome:
+def _outcome(instance: DagsterInstance, runs: Sequence[DagsterRun]) -> Outcome:
+    materializations = sum(instance.get_run_stats(run.run_id).materializations for run in runs)
     succeeded = tuple(run.run_id for run in runs if run.status == DagsterRunStatus.SUCCESS)
     failed = tuple(
         FailedRun(run.run_id, run.status.value, tuple(_errors(instance, run.run_id)))
@@ -131,29 +132,3 @@ def _errors(instance: DagsterInstance, run_id: str) -> Iterator[str]:
         yield f"{event.step_key}: {text or (error.message.strip() if error else event.message)}"
     if not steps:
         yield from (event.message or "The run failed without a message." for event in events)
-
-
-@contextmanager
-def _display(console: Console) -> Iterator[_Display]:
-    """A bar on a terminal, else a line now and then."""
-    if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as bar:
-            task = bar.add_task("Materializing", total=None)
-            yield lambda done, total, text: bar.update(
-                task, completed=done, total=max(total, done), description=f"Materializing, {text} ended"
-            )
-        return
-    began = time.monotonic()
-    next_line = began
-
-    def line(done: int, total: int, text: str) -> None:
-        nonlocal next_line
-        now = time.monotonic()
-        if now < next_line and done < total:
-            return
-        next_line = now + LINE_SECONDS
-        left = f", about {(now - began) * (total - done) / done:,.0f} s left" if 0 < done < total else ""
-        console.print(f"Materialized {done:,} of {total:,}, {text} ended{left}", highlight=False)
-
-    yield line

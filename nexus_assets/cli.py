@@ -5,17 +5,15 @@ next step.
 import json
 import sys
 from contextlib import nullcontext
-from datetime import UTC, date, datetime, timedelta
-from enum import StrEnum
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table as Grid
 
-from nexus_assets import cli_corrections, cli_probe, cli_providers, cli_retention, services
-from nexus_assets.errors import NexusError, SettingsError
+from nexus_assets import cli_backfill, cli_corrections, cli_probe, cli_providers, cli_retention, services
+from nexus_assets.errors import NexusError
 from nexus_assets.session import CONSOLE, bring_up, home, say
 from nexus_assets.settings import apply_dotenv, project_root, settings
 
@@ -30,15 +28,6 @@ app.add_typer(cli_corrections.app, name="corrections")
 app.add_typer(cli_providers.app, name="providers")
 app.add_typer(cli_retention.app, name="retention")
 app.add_typer(cli_retention.pins, name="pins")
-
-
-class Stage(StrEnum):
-    """Parts of the graph that `nexus backfill --select` names."""
-
-    PRICES = "prices"
-    FEATURES = "features"
-    ANALYTICS = "analytics"
-    SPLITS = "splits"
 
 
 def main() -> None:
@@ -133,59 +122,7 @@ def migrate(plan: Annotated[bool, typer.Option(help="Show what would be applied;
     say(f"The schema is at version {report.version}; {len(report.applied)} files were applied.")
 
 
-def _day(text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no day; write it as 2024-01-31") from None
-
-
-@app.command()
-def backfill(
-    first_day: Annotated[str, typer.Option("--from", help="First UTC day, such as 2024-01-01.")],
-    end_day: Annotated[str, typer.Option("--to", help="UTC day after the last.")],
-    symbols: Annotated[str, typer.Option(help="Comma-separated; all of NEXUS_SYMBOLS by default.")] = "",
-    select: Annotated[list[Stage] | None, typer.Option(help="Part of the graph; repeatable; all by default.")] = None,
-    again: Annotated[bool, typer.Option(help="Also repeat slices that are there and up to date.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; start nothing.")] = False,
-) -> None:
-    """Load what is missing or stale in a range of days, as few large runs. Repeat it to resume."""
-    from nexus_assets.instruments import in_catalogue_order
-    from nexus_assets.loading import Extent, plan_stage, steps
-    from nexus_assets.resources import open_market_store, open_sources
-    from nexus_assets.session import load_through_daemon, preflight
-
-    root, config, _ = bring_up()
-    served = preflight(config).symbols
-    wanted = in_catalogue_order(symbols.replace(",", " ").split()) if symbols else served
-    unknown = [symbol for symbol in wanted if symbol not in served]
-    if unknown:
-        raise SettingsError(
-            f"No source serves {', '.join(unknown)}, or NEXUS_SYMBOLS does not name them.",
-            next_step="Declare a source in sources.toml, or name other symbols.",
-        )
-    stages = tuple(stage.value for stage in Stage if select is None or stage in select)
-    last = min(_day(end_day), datetime.now(UTC).date() + timedelta(days=1))
-    extent = Extent(wanted, max(_day(first_day), config.first_day), last, stages, again)
-    if extent.first_day >= extent.end_day:
-        raise SettingsError(
-            f"There is no day from {extent.first_day} (included) to {extent.end_day} (not included).",
-            next_step=f"Name an end after the start; {config.first_day} is the earliest day, today the last.",
-        )
-    store = open_market_store(config)
-    if dry_run:
-        sources = open_sources(config)
-        grid = Grid("stage", "assets", "symbols", "from", "to", "partitions", title="Plan, from what is stored now")
-        for stage, grain in steps(extent, config):
-            for piece in plan_stage(store, sources, config, extent, stage, grain):
-                count = f"{piece.partitions * len(piece.assets):,}"
-                grid.add_row(
-                    stage, ", ".join(piece.assets), piece.lane, str(piece.first_day), str(piece.end_day), count
-                )
-        CONSOLE.print(grid)
-        say("A later stage grows by what an earlier one changes.")
-        return
-    raise typer.Exit(load_through_daemon(root, config, extent))
+app.command(name="backfill")(cli_backfill.backfill)
 
 
 @app.command()

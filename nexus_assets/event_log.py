@@ -23,9 +23,11 @@ from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.event_log import SqlEventLogStorageTable
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres.event_log import PostgresEventLogStorage
-from dagster_postgres.utils import create_pg_engine, get_token_provider_from_config, pg_url_from_config
+from dagster_postgres.utils import create_pg_engine
 from sqlalchemy import text
 from sqlalchemy.pool import QueuePool
+
+from nexus_assets.patient_storage import arguments, patient
 
 TESTED_DAGSTER_VERSIONS = frozenset({"1.13.27"})
 """The storage reaches into Dagster's private parts, so it only does so where its tests have passed."""
@@ -42,8 +44,9 @@ _WRITERS = """
 """
 
 
+@patient
 class BatchingPostgresEventLogStorage(PostgresEventLogStorage):
-    """PostgresEventLogStorage that also writes PLANNED events many at a time.
+    """PostgresEventLogStorage that also writes PLANNED events many at a time, and waits for a server that is away.
 
     Configured in dagster.yaml like its parent. On a Dagster version that it was not tested with, it leaves all
     writing to its parent and warns once per process.
@@ -74,12 +77,7 @@ class BatchingPostgresEventLogStorage(PostgresEventLogStorage):
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> "BatchingPostgresEventLogStorage":
         # The parent names itself here instead of cls, so a subclass has to repeat it.
-        return cls(
-            inst_data=inst_data,
-            postgres_url=pg_url_from_config(config_value),
-            should_autocreate_tables=config_value.get("should_autocreate_tables", True),
-            token_provider=get_token_provider_from_config(config_value),
-        )
+        return cls(inst_data=inst_data, **arguments(config_value))
 
     def dispose(self) -> None:
         """Close the connection, too: a process may open many instances, one after the other."""

@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from nexus_assets import launched_processes
 from nexus_assets.dagster_files import dagster_files
+from nexus_assets.dagster_outages import patiently
 from nexus_assets.errors import ServiceError
 from nexus_assets.launched_processes import Launch
 from nexus_assets.lost_runs import release_lost_runs
@@ -36,12 +37,14 @@ HEARTBEAT_SECONDS = 30.0
 """A daemon reports this often, and right after its start."""
 QUEUE_DAEMON = "QUEUED_RUN_COORDINATOR"
 PORTS_TO_TRY = 50
+MOST_DEATHS, DEATHS_SECONDS = 4, 120.0
+"""A daemon that dies so often in so many seconds is not started again."""
 
 _LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries { name loadStatus
   locationOrLoadError { __typename ... on PythonError { message errorChain { error { message } } } } } } } }"""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Running:
     """A Dagster that is up. `url` is empty for a daemon alone, `launch` is None for one that others started."""
 
@@ -59,6 +62,15 @@ class Running:
         """
         if self.launch is not None:
             raise _ended(self.launch, self.launch.process.wait())
+
+    def tend(self) -> None:
+        """Look after what we started; to be called now and then by whom it works for.
+
+        Raises:
+            ServiceError: it ended by itself.
+        """
+        if self.launch is not None and (code := self.launch.process.poll()) is not None:
+            raise _ended(self.launch, code)
 
 
 @contextmanager
@@ -93,7 +105,7 @@ def serve(settings: Settings, root: Path, port: int, progress: Progress) -> Iter
 
 @contextmanager
 def daemon(settings: Settings, root: Path, progress: Progress) -> Iterator[Running]:
-    """Run Dagster's daemon with a code server of its own until the block ends.
+    """Run Dagster's daemon with a code server of its own until the block ends; `tend` starts it again when it died.
 
     Where a daemon works on this Dagster database already, that one is used and left as it is.
 
@@ -106,11 +118,52 @@ def daemon(settings: Settings, root: Path, progress: Progress) -> Iterator[Runni
             yield Running("", others.pid, None, None)
             return
         progress("Starting Dagster's daemon")
+        with _sigterm_interrupts():
+            own = _OwnDaemon(settings, root, progress, instance)
+            try:
+                own.start()
+                yield own
+            finally:
+                own.stop()
+
+
+class _OwnDaemon(Running):
+    """A daemon that we started, and start again when it dies."""
+
+    def __init__(self, settings: Settings, root: Path, progress: Progress, instance: DagsterInstance) -> None:
+        super().__init__("", 0, None, None)
+        self._settings, self._root, self._progress, self._instance = settings, root, progress, instance
+        self._deaths: list[float] = []
+
+    def start(self) -> None:
+        """Start it and wait until it reports."""
         started_at = time.time()
-        arguments = ["-m", "dagster._daemon", "run", "--workspace", str(root / "workspace.yaml")]
-        with _launched(arguments, settings, root) as launch:
-            _wait_for(launch, "the daemon", lambda: _last_heartbeat(instance) >= started_at, progress)
-            yield Running("", launch.pid, launch.log, launch)
+        arguments = ["-m", "dagster._daemon", "run", "--workspace", str(self._root / "workspace.yaml")]
+        self.launch = launch = _launch(arguments, self._settings, self._root)
+        self.pid, self.log = launch.pid, launch.log
+        _wait_for(launch, "the daemon", lambda: _last_heartbeat(self._instance) >= started_at, self._progress)
+
+    def stop(self) -> None:
+        """End it, its code server and their runs."""
+        if self.launch is not None:
+            self.launch.stop()
+
+    def tend(self) -> None:
+        """Start the daemon again where it died, after ending what was left of it: its code server and their runs,
+        which the new one retries.
+
+        Raises:
+            ServiceError: it died too often, or does not come up.
+        """
+        if self.launch is None or (code := self.launch.process.poll()) is None:
+            return
+        self._deaths = [*self._deaths, time.monotonic()][-MOST_DEATHS:]
+        if len(self._deaths) == MOST_DEATHS and self._deaths[-1] - self._deaths[0] < DEATHS_SECONDS:
+            raise _ended(self.launch, code)
+        self._progress(f"Dagster's daemon ended with code {code}; starting it again")
+        self.stop()
+        patiently(lambda: _release(self._instance, self._progress))
+        self.start()
 
 
 @dataclass(frozen=True)
@@ -143,9 +196,13 @@ def _single_daemon(
             launched_processes.clear_orphans(files / "pids.json", progress)
             others = _local_daemon(settings) or _silent_daemon(instance, files / "pids.json", progress)
             if not others:
-                for run_id in release_lost_runs(instance):
-                    progress(f"Run {run_id} had lost its process; marked as failed")
+                _release(instance, progress)
             yield instance, others
+
+
+def _release(instance: DagsterInstance, progress: Progress) -> None:
+    for run_id in release_lost_runs(instance):
+        progress(f"Run {run_id} had lost its process; marked as failed")
 
 
 def _local_daemon(settings: Settings) -> _OtherDaemon | None:
@@ -179,20 +236,24 @@ def _silent_daemon(instance: DagsterInstance, record: Path, progress: Progress) 
 
 
 def _last_heartbeat(instance: DagsterInstance) -> float:
-    heartbeat = instance.get_daemon_heartbeats().get(QUEUE_DAEMON)
+    heartbeat = patiently(instance.get_daemon_heartbeats).get(QUEUE_DAEMON)
     return heartbeat.timestamp if heartbeat else 0.0
 
 
-@contextmanager
-def _launched(arguments: list[str], settings: Settings, root: Path) -> Iterator[Launch]:
+def _launch(arguments: list[str], settings: Settings, root: Path) -> Launch:
     files = dagster_files(settings)
-    launch = launched_processes.launch(
+    return launched_processes.launch(
         arguments,
         cwd=root,
         environment=_environment(root),
         log=files / "dagster.log",
         record=files / "pids.json",
     )
+
+
+@contextmanager
+def _launched(arguments: list[str], settings: Settings, root: Path) -> Iterator[Launch]:
+    launch = _launch(arguments, settings, root)
     with _sigterm_interrupts():
         try:
             yield launch

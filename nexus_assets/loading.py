@@ -5,18 +5,28 @@ Each stage is planned when the one before it is over, from what is stored then, 
 where it stopped and never repeats a finished slice.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
-from itertools import chain
 
 import dagster as dg
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 from rich.console import Console
 
-from nexus_assets.backfill import PLAN_TAG, Rectangle, split_rectangles, submit
-from nexus_assets.backfill_progress import FailedRun, follow
+from nexus_assets.backfill import (
+    LEAVE_TAG,
+    PLAN_TAG,
+    RETRIED_BY_TAG,
+    WILL_RETRY_TAG,
+    Rectangle,
+    split_rectangles,
+    submit,
+)
+from nexus_assets.backfill_progress import RETRY_SECONDS, FailedRun, follow
+from nexus_assets.dagster_outages import patiently
 from nexus_assets.jobs import daily_correlation, history_correlation, history_update, market_update, split_labels
+from nexus_assets.load_plan import ExpectedRows, PlannedRun, Work
+from nexus_assets.load_progress import LoadProgress
 from nexus_assets.market_store import MarketStore
 from nexus_assets.partitions import DAYS, MONTHS, Grain, days_between, grain_at, grains
 from nexus_assets.planning import (
@@ -43,21 +53,27 @@ from nexus_assets.schemas import BARS, DATASET_SPLITS, LABELS, RAW_OHLC, Table
 from nexus_assets.settings import Settings
 from nexus_assets.slice_ledger import ALL_SYMBOLS, WHOLE_TABLE
 from nexus_assets.stored_partitions import record_stored
+from nexus_assets.throughput import Throughput, measure
 
 STAGES: tuple[str, ...] = ("prices", "features", "analytics", "splits")
 WORTH_SPLITTING = 300
 """Symbols x days of an asset from which two runs side by side beat one: a run takes seconds to start. More runs: in
 proportion."""
 
-JOBS = {
-    ("prices", DAYS): market_update.name,
-    ("features", DAYS): market_update.name,
-    ("analytics", DAYS): daily_correlation.name,
-    ("splits", DAYS): split_labels.name,
-    ("prices", MONTHS): history_update.name,
-    ("features", MONTHS): history_update.name,
-    ("analytics", MONTHS): history_correlation.name,
+BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+"""Every slice was written after it."""
+
+STEPS = {
+    "prices by month": ("prices", MONTHS, history_update.name),
+    "prices": ("prices", DAYS, market_update.name),
+    "features by month": ("features", MONTHS, history_update.name),
+    "features": ("features", DAYS, market_update.name),
+    "analytics by month": ("analytics", MONTHS, history_correlation.name),
+    "analytics": ("analytics", DAYS, daily_correlation.name),
+    "splits": ("splits", DAYS, split_labels.name),
 }
+"""In their order, what each step is of: the stage, the grain of its partitions, the job. The history comes first: what
+the first days read is there by then."""
 
 Announce = Callable[[str], None]
 
@@ -82,9 +98,46 @@ class LoadReport:
     failed: list[FailedRun] = field(default_factory=list)
 
 
-def steps(extent: Extent, config: Settings) -> list[tuple[str, Grain]]:
-    """The stages, each of the history before that of the days: what the first days read is there by then."""
-    return [(stage, grain) for stage in extent.stages for grain in grains(config) if (stage, grain) in JOBS]
+Stale = Mapping[Table, set[Cell]]
+"""The slices of each table that are missing, incomplete or stale; the symbol of a table by day is the empty text."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a load would do now, by step, and how long it takes as measured. A later step grows by what an earlier
+    one changes."""
+
+    plan: Mapping[str, Sequence[PlannedRun]]
+    throughput: Throughput
+
+    @property
+    def total(self) -> Work:
+        """The work of all steps."""
+        return sum((run.total for runs in self.plan.values() for run in runs), Work())
+
+    @property
+    def seconds(self) -> float | None:
+        """From the first launch to the last end; None where something was not measured."""
+        return self.throughput.seconds_of_stages(self.plan.values())
+
+    @property
+    def unmeasured(self) -> list[str]:
+        """Assets of the plan of which nothing was measured."""
+        assets = dict.fromkeys(asset for runs in self.plan.values() for run in runs for asset in run.work)
+        return [asset for asset in assets if asset not in self.throughput.rates]
+
+
+def forecast(instance: dg.DagsterInstance, store: MarketStore, config: Settings, extent: Extent) -> Forecast:
+    """The runs that each step needs, from what is stored now."""
+    sources = open_sources(config)
+    ledger = _ledger(store, sources, config, whole_months(extent, config))
+    plan = {step: plan_stage(store, sources, config, extent, step, ledger) for step in steps(extent, config)}
+    return Forecast(plan, measure(instance))
+
+
+def steps(extent: Extent, config: Settings) -> list[str]:
+    """The steps of a load, in their order."""
+    return [step for step, (stage, grain, _) in STEPS.items() if stage in extent.stages and grain in grains(config)]
 
 
 def whole_months(extent: Extent, config: Settings) -> Extent:
@@ -98,53 +151,92 @@ def whole_months(extent: Extent, config: Settings) -> Extent:
     return replace(extent, first_day=first, end_day=end)
 
 
-def plan_stage(
-    store: MarketStore, sources: Sources, config: Settings, extent: Extent, stage: str, grain: Grain = DAYS
-) -> list[Rectangle]:
-    """The runs that a stage needs now, of the assets of one grain; none if everything is there."""
-    extent = whole_months(extent, config)
-    prices_from = load_from(config, extent.first_day)
-    if stage != "splits":
-        low, high = grain.bounds(config)
-        prices_from = max(prices_from, low)
-        extent = replace(extent, first_day=max(extent.first_day, low), end_day=min(extent.end_day, high))
-        if prices_from >= extent.end_day:
-            return []
-    first = min(prices_from, load_from(config, extent.first_day)) - timedelta(days=correlation_reach(config))
+def _ledger(store: MarketStore, sources: Sources, config: Settings, extent: Extent) -> Ledger:
+    first = load_from(config, extent.first_day) - timedelta(days=correlation_reach(config))
     until = extent.end_day + timedelta(days=LABEL_REACH_DAYS)
-    ledger = Ledger.read(store, config.symbols, first, until, config=config, sources=sources)
-    if stage == "prices":
-        return _split(_cells(ledger, PRICES, extent, prices_from, config), config, PRICES, grain)
-    if stage == "features":
-        return _split(_cells(ledger, FEATURES, extent, extent.first_day, config), config, FEATURES, grain)
+    return Ledger.read(store, config.symbols, first, until, config=config, sources=sources)
+
+
+def plan_stage(
+    store: MarketStore,
+    sources: Sources,
+    config: Settings,
+    extent: Extent,
+    step: str,
+    ledger: Ledger | None = None,
+) -> list[PlannedRun]:
+    """The runs that a step needs now; none if everything is there.
+
+    Args:
+        ledger: what is stored, where it was read a moment ago.
+    """
+    stage, grain, _ = STEPS[step]
+    extent = whole_months(extent, config)
+    ledger = ledger or _ledger(store, sources, config, extent)
+    if stage == "splits":
+        return _plan_splits(store, ledger, extent)
+    tables = {"prices": PRICES, "features": FEATURES, "analytics": ANALYTICS}[stage]
+    first_day = load_from(config, extent.first_day) if stage == "prices" else extent.first_day
+    low, high = grain.bounds(config)
+    part = replace(extent, first_day=max(first_day, low), end_day=min(extent.end_day, high))
+    stale = _stale_days(ledger, part, config) if stage == "analytics" else _stale_cells(ledger, tables, part, config)
+    cells = set().union(*stale.values())
     if stage == "analytics":
-        kept = min(first_kept(config, table, ledger.made_from) for table in ANALYTICS)
-        days = set(days_between(max(extent.first_day, kept), extent.end_day))
-        if not extent.again:
-            days = set(
-                chain.from_iterable(
-                    stale_days(ledger, table, config.symbols, extent.first_day, extent.end_day, config=config)
-                    for table in ANALYTICS
-                )
-            )
-        whole = {day for _, day in in_partitions({("", day) for day in days}, grain, config)}
-        return day_rectangles(whole, ANALYTICS, grain)
+        rectangles = day_rectangles({day for _, day in in_partitions(cells, grain, config)}, tables, grain)
+    else:
+        rectangles = _split(cells, config, tables, grain)
+    return _planned(step, rectangles, stale, ExpectedRows(config, sources))
+
+
+def _plan_splits(store: MarketStore, ledger: Ledger, extent: Extent) -> list[PlannedRun]:
     written = ledger.written(DATASET_SPLITS.qualified, ALL_SYMBOLS, WHOLE_TABLE)
     newest = ledger.newest_change(LABELS.qualified)
-    if extent.again or written is None or (newest is not None and newest > written):
-        # The asset has no partitions; a rectangle of one day is one run.
-        return [Rectangle((), extent.end_day - timedelta(days=1), extent.end_day, assets=asset_names([DATASET_SPLITS]))]
-    return []
+    if not extent.again and written is not None and (newest is None or newest <= written):
+        return []
+    # The asset has no partitions; a rectangle of one day is one run.
+    assets = asset_names([DATASET_SPLITS])
+    rectangle = Rectangle((), extent.end_day - timedelta(days=1), extent.end_day, assets=assets)
+    work = Work(1, store.rows_recorded(LABELS))
+    return [PlannedRun("splits", rectangle, (DATASET_SPLITS,), {assets[0]: work})]
 
 
-def _cells(ledger: Ledger, tables: Sequence[Table], extent: Extent, first_day: date, config: Settings) -> set[Cell]:
-    if extent.again:
-        kept = min(first_kept(config, table, ledger.made_from) for table in tables)
-        days = days_between(max(first_day, kept), extent.end_day)
-        return {(symbol, day) for symbol in extent.symbols for day in days}
-    return set().union(
-        *(stale_cells(ledger, table, extent.symbols, first_day, extent.end_day, config=config) for table in tables)
-    )
+def _planned(step: str, rectangles: Sequence[Rectangle], stale: Stale, expected: ExpectedRows) -> list[PlannedRun]:
+    tables = tuple(stale)
+    runs = []
+    for rectangle in rectangles:
+        days = days_between(rectangle.first_day, rectangle.end_day)
+        covered = {(symbol, day) for symbol in rectangle.symbols or (ALL_SYMBOLS,) for day in days}
+        work = {}
+        for asset, table in zip(rectangle.assets, tables, strict=True):
+            cells = covered & stale[table]
+            work[asset] = Work(len(cells), expected.of(table, cells))
+        runs.append(PlannedRun(step, rectangle, tables, work))
+    return runs
+
+
+def _stale_days(ledger: Ledger, extent: Extent, config: Settings) -> Stale:
+    found = {}
+    for table in ANALYTICS:
+        if extent.again:
+            kept = first_kept(config, table, ledger.made_from)
+            days = set(days_between(max(extent.first_day, kept), extent.end_day))
+        else:
+            days = stale_days(ledger, table, config.symbols, extent.first_day, extent.end_day, config=config)
+        found[table] = {(ALL_SYMBOLS, day) for day in days}
+    return found
+
+
+def _stale_cells(ledger: Ledger, tables: Sequence[Table], extent: Extent, config: Settings) -> Stale:
+    if not extent.again:
+        return {
+            table: stale_cells(ledger, table, extent.symbols, extent.first_day, extent.end_day, config=config)
+            for table in tables
+        }
+    found = {}
+    for table in tables:
+        days = days_between(max(extent.first_day, first_kept(config, table, ledger.made_from)), extent.end_day)
+        found[table] = {(symbol, day) for symbol in extent.symbols for day in days}
+    return found
 
 
 def _split(cells: set[Cell], config: Settings, tables: Sequence[Table], grain: Grain) -> list[Rectangle]:
@@ -165,78 +257,119 @@ def load(
     *,
     announce: Announce,
     console: Console | None = None,
+    tend: Callable[[], None] = lambda: None,
+    known: Forecast | None = None,
 ) -> LoadReport:
     """Bring everything in the extent up to date, through the daemon's queue.
 
     Runs of an earlier load that are still under way are waited for first. A run that fails does not keep the later
     stages from computing what they can.
 
+    Args:
+        tend: called now and then while runs are waited for; keeps the daemon up.
+        known: what was planned a moment ago.
+
     Raises:
         BackfillError: there is no daemon, or partitions are asked for that do not exist.
     """
-    report = LoadReport()
     sources = open_sources(config)
     kept = first_kept(config, RAW_OHLC, store.days_made_from())
     if kept > extent.first_day:
         announce(f"Prices before {kept} lie before their retention (NEXUS_RETENTION_RAW_OHLC); they are not loaded")
-    _await_earlier(instance, announce, console)
-    began = datetime.now(UTC)
-    plan = f"load {began.isoformat(timespec='seconds')}"
-    for stage, grain in steps(extent, config):
-        name = f"{stage} by {grain.dimension}" if grain is MONTHS else stage
-        rectangles = plan_stage(store, sources, config, extent, stage, grain)
-        if not rectangles:
-            announce(f"{name}: everything is there")
-            continue
-        count = sum(rectangle.partitions * len(rectangle.assets) for rectangle in rectangles)
-        announce(f"{name}: {count:,} partitions in {len(rectangles)} runs")
-        runs = submit(instance, repository, JOBS[stage, grain], rectangles, plan=plan)
-        outcome = follow(instance, runs, console=console)
-        report.materializations += outcome.materializations
-        report.runs += len(runs)
-        report.failed += outcome.failed
-        if stage == "prices" and outcome.failed:
-            _finish_prices(instance, repository, store, config, extent, grain, began, plan, report, announce, console)
+    waited = _await_earlier(instance, announce, tend)
+    if known is None or waited:
+        known = forecast(instance, store, config, extent)
+    since = store.settled_until()
+    with LoadProgress(
+        store,
+        console or Console(stderr=True),
+        known.plan,
+        since=since,
+        throughput=known.throughput,
+        estimate=known.seconds,
+    ) as progress:
+        under_way = _Load(instance, repository, store, config, extent, announce, tend, since, progress)
+        for step in steps(extent, config):
+            changed = under_way.report.runs > 0
+            runs = plan_stage(store, sources, config, extent, step) if changed else known.plan[step]
+            if not runs:
+                announce(f"{step}: everything is there")
+                continue
+            failed = under_way.run(step, runs)
+            if STEPS[step][0] == "prices" and failed:
+                under_way.finish_prices(step, ExpectedRows(config, sources))
     told = record_stored(instance, store, config, extent.symbols, load_from(config, extent.first_day), extent.end_day)
     if told:
         announce(f"{told:,} partitions were stored before under other start days; Dagster knows of them now")
-    return report
+    return under_way.report
 
 
-def _finish_prices(
-    instance: dg.DagsterInstance,
-    repository: dg.RepositoryDefinition,
-    store: MarketStore,
-    config: Settings,
-    extent: Extent,
-    grain: Grain,
-    began: datetime,
-    plan: str,
-    report: LoadReport,
-    announce: Announce,
-    console: Console | None,
-) -> None:
-    """Make the bars of what was delivered, where the run ended because some other symbol's provider failed."""
-    first = load_from(config, extent.first_day)
-    ledger = Ledger.read(store, config.symbols, first - timedelta(days=1), extent.end_day)
-    cells = undelivered_downstream(ledger, [BARS], extent.symbols, first, extent.end_day, config=config, since=began)
-    rectangles = _split(cells, config, [BARS], grain)
-    if not rectangles:
-        return
-    announce("prices: some symbols failed; making the bars of the others")
-    runs = submit(instance, repository, JOBS["prices", grain], rectangles, plan=f"{plan} bars")
-    outcome = follow(instance, runs, console=console)
-    report.materializations += outcome.materializations
-    report.runs += len(runs)
-    report.failed += outcome.failed
+@dataclass
+class _Load:
+    """A load under way."""
+
+    instance: dg.DagsterInstance
+    repository: dg.RepositoryDefinition
+    store: MarketStore
+    config: Settings
+    extent: Extent
+    announce: Announce
+    tend: Callable[[], None]
+    since: datetime
+    progress: LoadProgress
+    report: LoadReport = field(default_factory=LoadReport)
+
+    def run(self, step: str, runs: Sequence[PlannedRun], part: str = "") -> bool:
+        """Submit and follow. Returns whether a run failed for good."""
+        work = sum((run.total for run in runs), Work())
+        self.announce(f"{step}: {work.slices:,} partitions, {work.rows:,} rows expected, in {len(runs)} runs")
+        leave = self.since if self.extent.again else BEGINNING
+        submitted = submit(
+            self.instance,
+            self.repository,
+            STEPS[step][2],
+            [run.rectangle for run in runs],
+            plan=f"load {self.since.astimezone(UTC).isoformat(timespec='seconds')}{part}",
+            tags={run.rectangle: {**run.tags, LEAVE_TAG: leave.isoformat()} for run in runs},
+        )
+        self.progress.begin(step, runs)
+        outcome = follow(self.instance, submitted, watch=self.progress.update, tend=self.tend)
+        self.progress.end()
+        self.report.materializations += outcome.materializations
+        self.report.runs += len(submitted)
+        self.report.failed += outcome.failed
+        return bool(outcome.failed)
+
+    def finish_prices(self, step: str, expected: ExpectedRows) -> None:
+        """Make the bars of what was delivered, where the run ended because some other symbol's provider failed."""
+        first, extent = load_from(self.config, self.extent.first_day), self.extent
+        ledger = Ledger.read(self.store, self.config.symbols, first - timedelta(days=1), extent.end_day)
+        cells = undelivered_downstream(
+            ledger, [BARS], extent.symbols, first, extent.end_day, config=self.config, since=self.since
+        )
+        rectangles = _split(cells, self.config, [BARS], STEPS[step][1])
+        if rectangles:
+            self.announce(f"{step}: some symbols failed; making the bars of the others")
+            self.run(step, _planned(step, rectangles, {BARS: cells}, expected), part=" bars")
 
 
-def _await_earlier(instance: dg.DagsterInstance, announce: Announce, console: Console | None) -> None:
-    waiting = [
-        run.run_id
-        for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED, *IN_PROGRESS_RUN_STATUSES]))
-        if PLAN_TAG in run.tags
-    ]
+def _await_earlier(instance: dg.DagsterInstance, announce: Announce, tend: Callable[[], None]) -> bool:
+    """Whether there was anything to wait for."""
+    waiting = patiently(lambda: _under_way(instance))
     if waiting:
         announce(f"{len(waiting)} runs of an earlier load are under way; waiting for them")
-        follow(instance, waiting, console=console)
+        follow(instance, waiting, tend=tend)
+    return bool(waiting)
+
+
+def _under_way(instance: dg.DagsterInstance) -> list[str]:
+    """Planned runs that are queued, work, or failed a moment ago and are about to be retried."""
+    statuses = [dg.DagsterRunStatus.QUEUED, *IN_PROGRESS_RUN_STATUSES]
+    runs = instance.get_runs(dg.RunsFilter(statuses=statuses))
+    lately = datetime.now(UTC) - timedelta(seconds=RETRY_SECONDS)
+    failed = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=lately))
+    runs = [
+        *runs,
+        *(run for run in failed if run.tags.get(WILL_RETRY_TAG) == "true" and RETRIED_BY_TAG not in run.tags),
+    ]
+    return [run.run_id for run in runs if PLAN_TAG in run.tags]

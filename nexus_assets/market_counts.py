@@ -35,6 +35,24 @@ class MarketCounts:
         )
         return {row["table_name"]: row["dropped_before"] for row in rows}
 
+    def slices_written(
+        self, tables: Sequence[str], symbols: Sequence[str], first_day: date, end_day: date, since: datetime
+    ) -> dict[str, tuple[int, int]]:
+        """By table (schema.table), how many slices of these symbols and days were written at or after an instant, and
+        their rows. The symbol of a table by day is the empty text."""
+        found = self.database.rows(
+            "SELECT table_name, count(*) AS slices, sum(rows)::bigint AS rows FROM nexus.slices "
+            "WHERE table_name = ANY(%s) AND symbol = ANY(%s) AND day >= %s AND day < %s AND written_at >= %s "
+            "GROUP BY table_name",
+            (list(tables), list(symbols), first_day, end_day, since),
+        )
+        return {row["table_name"]: (row["slices"], row["rows"]) for row in found}
+
+    def rows_recorded(self, table: Table) -> int:
+        """Rows of a table, by the ledger of its slices."""
+        query = "SELECT coalesce(sum(rows), 0)::bigint AS rows FROM nexus.slices WHERE table_name = %s"
+        return self.database.rows(query, (table.qualified,))[0]["rows"]
+
     def table_counts(self) -> dict[str, int]:
         """The exact number of rows of each table, by schema.table."""
         query = " UNION ALL ".join(

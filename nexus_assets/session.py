@@ -17,7 +17,7 @@ from rich.table import Table as Grid
 
 from nexus_assets import launcher, migrations, services
 from nexus_assets.errors import SettingsError
-from nexus_assets.loading import Extent, LoadReport, load
+from nexus_assets.loading import Extent, Forecast, LoadReport, load
 from nexus_assets.planning import switched_off
 from nexus_assets.resources import open_feature_store, open_market_store, open_sources
 from nexus_assets.services import ServiceState
@@ -100,13 +100,26 @@ def preflight(config: Settings) -> Preflight:
     return Preflight(served, tuple(sentences))
 
 
-def load_market(root: Path, config: Settings, extent: Extent) -> LoadReport:
+def load_market(
+    running: launcher.Running, config: Settings, extent: Extent, known: Forecast | None = None
+) -> LoadReport:
     """Load through a daemon that is up, then push what is new to Redis."""
     from nexus_assets.definitions import defs
 
     store = open_market_store(config)
     with dg.DagsterInstance.get() as instance:
-        report = load(instance, defs.get_repository_def(), store, config, extent, announce=say, console=CONSOLE)
+        repository = defs.get_repository_def()
+        report = load(
+            instance,
+            repository,
+            store,
+            config,
+            extent,
+            announce=say,
+            console=CONSOLE,
+            tend=running.tend,
+            known=known,
+        )
     pushed = push(store, open_feature_store(config), config)
     say(pushed.sentence)
     for failure in report.failed:
@@ -115,11 +128,15 @@ def load_market(root: Path, config: Settings, extent: Extent) -> LoadReport:
     return report
 
 
-def load_through_daemon(root: Path, config: Settings, extent: Extent) -> int:
-    """Load with a daemon of our own, or the one that is up. Returns the exit code."""
+def load_through_daemon(root: Path, config: Settings, extent: Extent, known: Forecast | None = None) -> int:
+    """Load with a daemon of our own, or the one that is up. Returns the exit code.
+
+    Args:
+        known: what was planned a moment ago.
+    """
     state_folder = home(root, config)
-    with services.Supervisor(state_folder, report=say), launcher.daemon(config, root, say):
-        report = load_market(root, config, extent)
+    with services.Supervisor(state_folder, report=say), launcher.daemon(config, root, say) as running:
+        report = load_market(running, config, extent, known)
     return 1 if report.failed else 0
 
 
@@ -150,7 +167,7 @@ def serve_market(port: int | None) -> None:
         launcher.serve(config, root, port or config.webserver_port, say) as running,
     ):
         say(f"The UI is at [bold]{running.url}[/bold]. Loading a market through it:")
-        report = load_market(root, config, demo_extent(config, ready.symbols))
+        report = load_market(running, config, demo_extent(config, ready.symbols))
         say(f"{report.materializations:,} partitions were materialised in {report.runs} runs.")
         say(f"Open {running.url}/asset-groups for the graph, {running.url}/runs for what ran.")
         say("Try next: materialise a day of market/bars in the UI; `nexus status`; `nexus doctor`.")

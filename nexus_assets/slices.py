@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
+from nexus_assets.earlier_attempts import left_alone
 from nexus_assets.errors import NexusError
 from nexus_assets.materializations import attach_metadata, record_written
 from nexus_assets.partitions import MONTHS, Grain, Slice, day_of_rows, grain_of, slices_of
@@ -54,18 +55,22 @@ def materialise(context: dg.AssetExecutionContext, work: Work, *, made_from: dat
 
     `work` writes one slice in one transaction and returns the metadata of each of its days. Errors that are not
     ours are bugs: what was written so far is recorded, and they stop the step. Days before `made_from` are left as they
-    are: they, or what they are made from, were dropped.
+    are: they, or what they are made from, were dropped. So are slices that an earlier attempt of the run wrote; these
+    are recorded with their rows.
     """
     report = SliceReport()
     grain = grain_of(context.asset_key)
     pieces = slices_of(context.partition_keys, grain, made_from=made_from)
     asked = sum(len(piece.days) for piece in slices_of(context.partition_keys, grain))
-    if left := asked - sum(len(piece.days) for piece in pieces):
-        context.log.warning(f"{left} days before {made_from} are left as they are: retention dropped their prices")
+    if dropped := asked - sum(len(piece.days) for piece in pieces):
+        context.log.warning(f"{dropped} days before {made_from} are left as they are: retention dropped their prices")
+    left = left_alone(context, pieces)
+    if left:
+        context.log.info(f"{len(left)} of {len(pieces)} slices were written before and are left alone")
     try:
         for number, piece in enumerate(pieces, start=1):
             try:
-                report.written |= by_partition(work(piece), piece, grain)
+                report.written |= by_partition(left.get(piece) or work(piece), piece, grain)
             except NexusError as error:
                 context.log.error(f"{piece}: {error}")
                 report.failures.append((piece, error))

@@ -187,11 +187,7 @@ STAGES = ("prices", "features", "analytics")
 
 def plan(store: MarketStore, config: Settings, extent: Extent) -> list[Rectangle]:
     sources = open_sources(config)
-    return [
-        rectangle
-        for stage, grain in steps(extent, config)
-        for rectangle in plan_stage(store, sources, config, extent, stage, grain)
-    ]
+    return [run.rectangle for step in steps(extent, config) for run in plan_stage(store, sources, config, extent, step)]
 
 
 def test_moving_the_start_day_either_way_leaves_nothing_to_load_and_keeps_the_rows(

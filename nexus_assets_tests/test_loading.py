@@ -30,5 +30,5 @@ def test_a_load_is_cut_into_as_many_runs_as_may_work_and_as_are_worth_starting(
     config = load_settings(symbols=SYMBOLS, start_day=FIRST_DAY, parallel_runs=parallel_runs)
     extent = Extent(SYMBOLS, FIRST_DAY, FIRST_DAY + timedelta(days))
     pieces = plan_stage(store, open_sources(config), config, extent, "prices")
-    assert [piece.lane for piece in pieces] == lanes
-    assert sum(piece.partitions for piece in pieces) == days * len(SYMBOLS)
+    assert [piece.rectangle.lane for piece in pieces] == lanes
+    assert sum(piece.rectangle.partitions for piece in pieces) == days * len(SYMBOLS)

@@ -57,7 +57,7 @@ def labels(
         return described
 
     report = materialise(context, work, made_from=market_store.made_from(LABELS))
-    immature = [key for key, values in report.written.items() if values["matured"] < values["expected"]]
+    immature = [key for key, told in report.written.items() if told.get("matured", 0) < told.get("expected", 0)]
     if immature:
         context.log.warning(f"{len(immature)} partitions are not mature yet; newest {max(immature)}")
     yield dg.AssetCheckResult(

@@ -1,0 +1,106 @@
+"""Dagster's storages on a PostgreSQL server that may be restarted at any moment.
+
+Stock storages try for six seconds to connect, and not again where the server goes away in the middle of a statement.
+In a run worker either ends a step, which nothing repeats: Dagster retries runs whose worker died, and takes this for an
+error of the asset. In a code server it ends the thread that reports dead workers, for ever.
+
+What belongs here: waiting, for every storage that dagster.yaml names. What is stored differently is in event_log.py.
+"""
+
+import functools
+import inspect
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from dagster._serdes import ConfigurableClassData
+from dagster_postgres.run_storage import PostgresRunStorage
+from dagster_postgres.schedule_storage import PostgresScheduleStorage
+from dagster_postgres.utils import DagsterPostgresException, get_token_provider_from_config, pg_url_from_config
+from sqlalchemy.exc import DBAPIError
+
+PATIENCE_SECONDS = 60.0
+"""How long a server that is away is waited for. Ours is back within two seconds, a managed one within a minute."""
+
+LONGEST_PAUSE_SECONDS = 2.0
+
+_Storage = TypeVar("_Storage", bound=type)
+_inside = threading.local()
+"""Whether this thread is inside a call that is repeated as a whole."""
+_log = logging.getLogger("dagster")
+
+
+def patient(storage: _Storage) -> _Storage:
+    """Make every public call of a storage class wait for a server that is away, and repeat the call.
+
+    A call that wrote before the connection broke writes again, so an event may be stored twice; nothing counts events.
+    Calls of one method by another are part of the outer call.
+    """
+    for name in dir(storage):
+        method = inspect.getattr_static(storage, name)
+        if inspect.isfunction(method) and (name == "__init__" or not name.startswith("_")):
+            setattr(storage, name, _repeated(method))
+    return storage
+
+
+def _repeated(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if getattr(_inside, "call", False):
+            return method(*args, **kwargs)
+        deadline, pause = time.monotonic() + PATIENCE_SECONDS, 0.1
+        while True:
+            _inside.call = True
+            try:
+                return method(*args, **kwargs)
+            except (DBAPIError, DagsterPostgresException) as error:
+                if not is_away(error) or time.monotonic() + pause > deadline:
+                    raise
+                _log.warning(f"Dagster's database went away during {method.__name__}; trying again in {pause:.1f} s")
+            finally:
+                _inside.call = False
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    return call
+
+
+def is_away(error: Exception) -> bool:
+    """Whether the server broke the connection off or could not be reached, rather than refused a statement."""
+    return isinstance(error, DagsterPostgresException) or (
+        isinstance(error, DBAPIError) and error.connection_invalidated
+    )
+
+
+@patient
+class PatientPostgresRunStorage(PostgresRunStorage):
+    """PostgresRunStorage that waits. Configured like its parent."""
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+    ) -> "PatientPostgresRunStorage":
+        # The parent names itself here instead of cls, so a subclass has to repeat it.
+        return cls(inst_data=inst_data, **arguments(config_value))
+
+
+@patient
+class PatientPostgresScheduleStorage(PostgresScheduleStorage):
+    """PostgresScheduleStorage that waits. Configured like its parent."""
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+    ) -> "PatientPostgresScheduleStorage":
+        return cls(inst_data=inst_data, **arguments(config_value))
+
+
+def arguments(config_value: Mapping[str, Any]) -> dict[str, Any]:
+    """What the storages' constructors take of their part of dagster.yaml."""
+    return {
+        "postgres_url": pg_url_from_config(config_value),
+        "should_autocreate_tables": config_value.get("should_autocreate_tables", True),
+        "token_provider": get_token_provider_from_config(config_value),
+    }
