@@ -29,7 +29,7 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepo
 
 from nexus_assets.dagster_outages import patiently
 from nexus_assets.errors import BackfillError
-from nexus_assets.partitions import RANGE_END_TAG, RANGE_START_TAG
+from nexus_assets.partitions import DAYS, RANGE_END_TAG, RANGE_START_TAG, Grain, days_between
 
 CODE_LOCATION = "nexus_assets"
 """The location_name of workspace.yaml; a run is launched in the location of that name."""
@@ -54,12 +54,14 @@ class Rectangle:
 
     `symbols` are neighbours in the order of the symbol partitions; empty for assets that have one partition a day.
     `assets` are keys like `market/bars`; empty for all assets of the job.
+    `grain` says how days are put together to partitions; of months, the days are those of whole partitions.
     """
 
     symbols: tuple[str, ...]
     first_day: date
     end_day: date
     assets: tuple[str, ...] = ()
+    grain: Grain = DAYS
 
     def __post_init__(self) -> None:
         if self.first_day >= self.end_day:
@@ -71,6 +73,12 @@ class Rectangle:
     @property
     def partitions(self) -> int:
         """Partitions of each asset."""
+        begins = {self.grain.begin(day) for day in days_between(self.first_day, self.end_day)}
+        return len(begins) * max(len(self.symbols), 1)
+
+    @property
+    def cells(self) -> int:
+        """Days of each asset's symbols: what the work grows with, whatever the grain."""
         return (self.end_day - self.first_day).days * max(len(self.symbols), 1)
 
     @property
@@ -84,16 +92,21 @@ class Rectangle:
 
     def partition_range(self) -> tuple[str, str]:
         """Keys of the first and the last partition, as Dagster writes them: `2024-01-04|EURUSD` or `2024-01-04`."""
-        days = self.first_day, self.end_day - timedelta(days=1)
-        if not self.symbols:
-            return f"{days[0]}", f"{days[1]}"
-        return f"{days[0]}|{self.symbols[0]}", f"{days[1]}|{self.symbols[-1]}"
+        first, last = (self.symbols[0], self.symbols[-1]) if self.symbols else (None, None)
+        return self.grain.key(first, self.first_day), self.grain.key(last, self.end_day - timedelta(days=1))
 
 
 def split_rectangles(
-    symbols: Sequence[str], first_day: date, end_day: date, *, parallel: int = 2, max_days: int = MAX_DAYS
+    symbols: Sequence[str],
+    first_day: date,
+    end_day: date,
+    *,
+    parallel: int = 2,
+    max_days: int = MAX_DAYS,
+    grain: Grain = DAYS,
 ) -> list[Rectangle]:
-    """Cut a range into rectangles for `parallel` runs at a time: groups of symbols, then pieces of days.
+    """Cut a range into rectangles for `parallel` runs at a time: groups of symbols, then pieces of days that cut no
+    partition in two.
 
     They come in the order in which to submit them: the earliest days of every group first.
 
@@ -102,15 +115,15 @@ def split_rectangles(
     """
     if not symbols:
         raise BackfillError("No symbol is named.", next_step="Name at least one.")
-    whole = Rectangle(tuple(symbols), first_day, end_day)
+    whole = Rectangle(tuple(symbols), first_day, end_day, grain=grain)
     groups = min(parallel, len(symbols))
     edges = [len(symbols) * group // groups for group in range(groups + 1)]
-    starts = [first_day + timedelta(days=days) for days in range(0, (end_day - first_day).days, max_days)]
+    cuts = [first_day]
+    while cuts[-1] < end_day:
+        cuts.append(min(grain.begin(cuts[-1] + timedelta(max_days)), end_day))
     return [
-        replace(
-            whole, symbols=tuple(symbols[low:high]), first_day=start, end_day=min(start + timedelta(max_days), end_day)
-        )
-        for start in starts
+        replace(whole, symbols=tuple(symbols[low:high]), first_day=start, end_day=end)
+        for start, end in pairwise(cuts)
         for low, high in pairwise(edges)
     ]
 
@@ -214,7 +227,8 @@ def _check_partitions(repository: RepositoryDefinition, assets: Set[AssetKey], r
         if missing:
             raise BackfillError(
                 f"{rectangle}: there is no partition {' and no partition '.join(missing)}.",
-                next_step="Name days from NEXUS_START_DAY to today and symbols of NEXUS_SYMBOLS.",
+                next_step="Name days from NEXUS_START_DAY (by month: from NEXUS_HISTORY_START) to today, and "
+                "symbols of NEXUS_SYMBOLS.",
             )
         keys = definition.get_partition_keys_in_range(PartitionKeyRange(start, end))
         symbols = {str(key).partition("|")[2] for key in keys} - {""}

@@ -5,7 +5,7 @@ in the assets' own blocking checks. Each check judges the partitions of the run 
 without partitions, the last RECENT_DAYS days. A read that fails is an error of the check's step, never a verdict.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
@@ -22,9 +22,9 @@ from nexus_assets import trading_calendar
 from nexus_assets.indicator_table import INDICATOR_NAMES, INDICATORS
 from nexus_assets.instruments import AssetClass, instrument
 from nexus_assets.market_store import MarketStore
-from nexus_assets.partitions import PARTITION_TAG, RANGE_END_TAG, RANGE_START_TAG, parse_key
+from nexus_assets.partitions import PARTITION_TAG, RANGE_END_TAG, RANGE_START_TAG, grain_of, grains, parse_key
 from nexus_assets.providers.registry import Sources
-from nexus_assets.schemas import BARS, CORRELATION_MATRIX, DATASET_SPLITS, INDICATOR_ROWS, PAIR_RANKINGS
+from nexus_assets.schemas import BARS, CORRELATION_MATRIX, DATASET_SPLITS, INDICATOR_ROWS, PAIR_RANKINGS, Table
 from nexus_assets.settings import settings
 from nexus_assets.transforms.folds import overlaps
 from nexus_assets.transforms.splits import embargo_open_hours
@@ -55,18 +55,34 @@ class Scope:
 
 def scope(context: dg.AssetCheckExecutionContext) -> Scope:
     """The partitions of the run that the check is part of, or the last RECENT_DAYS days of every symbol."""
+    (check_key,) = context.op_execution_context.selected_asset_check_keys
+    grain = grain_of(check_key.asset_key)
     tags = context.run.tags
     start = tags.get(RANGE_START_TAG, tags.get(PARTITION_TAG))
     end = tags.get(RANGE_END_TAG, tags.get(PARTITION_TAG))
     every = settings().symbols
     if start is None or end is None:
-        today = datetime.now(UTC).date()
-        return Scope(every, today - timedelta(days=RECENT_DAYS), today + timedelta(days=1))
+        newest = min(grain.bounds()[1], datetime.now(UTC).date() + timedelta(days=1))
+        return Scope(every, newest - timedelta(days=RECENT_DAYS + 1), newest)
     if "|" not in start:
-        return Scope(every, date.fromisoformat(start), date.fromisoformat(end) + timedelta(days=1))
-    (first_symbol, first_day), (last_symbol, last_day) = parse_key(start), parse_key(end)
+        return Scope(every, grain.span(date.fromisoformat(start))[0], grain.span(date.fromisoformat(end))[1])
+    (first_symbol, first), (last_symbol, last) = parse_key(start), parse_key(end)
     chosen = every[every.index(first_symbol) : every.index(last_symbol) + 1]
-    return Scope(chosen, first_day, last_day + timedelta(days=1))
+    return Scope(chosen, grain.span(first)[0], grain.span(last)[1])
+
+
+def judges(
+    table: Table, *, description: str, blocking: bool = False
+) -> Callable[[Callable[..., dg.AssetCheckResult]], list[dg.AssetChecksDefinition]]:
+    """A decorator that makes the check of a table's asset by day and, where there is a history, of that by month."""
+
+    def make(body: Callable[..., dg.AssetCheckResult]) -> list[dg.AssetChecksDefinition]:
+        return [
+            dg.asset_check(asset=grain.asset_key(table), description=description, blocking=blocking)(body)
+            for grain in grains()
+        ]
+
+    return make
 
 
 class Verdict(dg.AssetCheckResult):
@@ -100,9 +116,7 @@ def _expected(asset_class: AssetClass, timeframe: str, first_day: date, end_day:
     return len(trading_calendar.expected(asset_class, start, end, timeframe))
 
 
-@dg.asset_check(
-    asset=BARS.asset_key, description="Bars present against bars the calendar expects, by symbol and timeframe."
-)
+@judges(BARS, description="Bars present against bars the calendar expects, by symbol and timeframe.")
 def coverage(
     context: dg.AssetCheckExecutionContext, market_store: dg.ResourceParam[MarketStore]
 ) -> dg.AssetCheckResult:
@@ -126,9 +140,7 @@ def coverage(
     return _warn(not low, {"bars": total, "expected": expected_total, "below_threshold": low})
 
 
-@dg.asset_check(
-    asset=BARS.asset_key, description=f"Share of rows in quarantine, by symbol: at most {MAX_QUARANTINED_SHARE:.0%}."
-)
+@judges(BARS, description=f"Share of rows in quarantine, by symbol: at most {MAX_QUARANTINED_SHARE:.0%}.")
 def quarantined_share(
     context: dg.AssetCheckExecutionContext, market_store: dg.ResourceParam[MarketStore]
 ) -> dg.AssetCheckResult:
@@ -147,9 +159,7 @@ def quarantined_share(
     return _warn(not high, {"above_threshold": high, "rules": rules, "rows": int(rejected["rows"].sum())})
 
 
-@dg.asset_check(
-    asset=BARS.asset_key, description="Every missing bar was asked for, and every provider said that it has none."
-)
+@judges(BARS, description="Every missing bar was asked for, and every provider said that it has none.")
 def gaps_are_explained(
     context: dg.AssetCheckExecutionContext, market_store: dg.ResourceParam[MarketStore]
 ) -> dg.AssetCheckResult:
@@ -164,8 +174,8 @@ def gaps_are_explained(
     return _warn(not named, {"bars": states, "not_explained": named})
 
 
-@dg.asset_check(
-    asset=BARS.asset_key,
+@judges(
+    BARS,
     description="Closes of several providers lie within 3 of the hour's median spreads, or 10 basis points.",
 )
 def providers_agree(
@@ -190,9 +200,7 @@ def _by_symbol(frame: pd.DataFrame) -> Iterator[tuple[Any, pd.DataFrame]]:
     return iter(frame.groupby("symbol"))
 
 
-@dg.asset_check(
-    asset=BARS.asset_key, description="Doubtful bars: large moves, stale quotes, bars before a gap, triangles."
-)
+@judges(BARS, description="Doubtful bars: large moves, stale quotes, bars before a gap, triangles.")
 def suspects(
     context: dg.AssetCheckExecutionContext, market_store: dg.ResourceParam[MarketStore]
 ) -> dg.AssetCheckResult:
@@ -258,7 +266,7 @@ def newest_expected(asset_class: AssetClass, timeframe: str, now: datetime) -> p
     return over[max(-3, -len(over))]
 
 
-@dg.asset_check(asset=INDICATOR_ROWS.asset_key, description="No indicator is missing once its warm-up is there.")
+@judges(INDICATOR_ROWS, description="No indicator is missing once its warm-up is there.")
 def complete_after_warm_up(
     context: dg.AssetCheckExecutionContext, market_store: dg.ResourceParam[MarketStore]
 ) -> dg.AssetCheckResult:
@@ -278,8 +286,8 @@ def complete_after_warm_up(
     )
 
 
-@dg.asset_check(
-    asset=CORRELATION_MATRIX.asset_key,
+@judges(
+    CORRELATION_MATRIX,
     blocking=True,
     description="The full matrix is symmetric with a unit diagonal, and positive semi-definite within rounding where "
     "all pairs share one window.",
@@ -334,9 +342,7 @@ def _largest_shared_window(rows: pd.DataFrame) -> list[str]:
     return []
 
 
-@dg.asset_check(
-    asset=PAIR_RANKINGS.asset_key, description="Every pair with a correlation is ranked once, from 1 without a gap."
-)
+@judges(PAIR_RANKINGS, description="Every pair with a correlation is ranked once, from 1 without a gap.")
 def every_pair_is_ranked(
     context: dg.AssetCheckExecutionContext, market_store: dg.ResourceParam[MarketStore]
 ) -> dg.AssetCheckResult:

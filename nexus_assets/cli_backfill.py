@@ -75,11 +75,11 @@ def _extent(
             next_step="Declare a source in sources.toml, or name other symbols.",
         )
     last = min(end_day, datetime.now(UTC).date() + timedelta(days=1))
-    extent = Extent(wanted, max(first_day, config.start_day), last, stages, again)
+    extent = Extent(wanted, max(first_day, config.first_day), last, stages, again)
     if extent.first_day >= extent.end_day:
         raise SettingsError(
             f"There is no day from {extent.first_day} (included) to {extent.end_day} (not included).",
-            next_step="Name an end after the start; NEXUS_START_DAY is the earliest day, today the last.",
+            next_step=f"Name an end after the start; {config.first_day} is the earliest day, today the last.",
         )
     return extent
 

@@ -16,7 +16,8 @@ class Effect:
     """What corrections do to one table.
 
     Attributes:
-        partitions: Keys of the partitions whose input changed, as Dagster writes them.
+        partitions: Keys of the days whose input changed, `2024-01-04|EURUSD` or `2024-01-04`; of the history, whose
+            partitions are months, as well.
         changed: Keys of those whose rows differ.
         rows: Rows that differ, inserted and deleted ones included.
         largest: By column, the largest absolute change of a value.

@@ -7,24 +7,25 @@ What belongs here: starting, and recording what was done as materialisations. Wh
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 from dagster._core.definitions.data_version import CODE_VERSION_TAG
-from dagster._core.definitions.partitions.utils import get_tags_from_multi_partition_key
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 
 from nexus_assets.assets.specification import WRITERS
 from nexus_assets.correction_report import Corrections
 from nexus_assets.corrections import carry_out, pending
 from nexus_assets.feature_store import FeatureStore
-from nexus_assets.jobs import market_catch_up, market_healing, market_update
+from nexus_assets.jobs import history_update, market_catch_up, market_healing, market_update
 from nexus_assets.market_store import MarketStore
-from nexus_assets.materializations import announce
+from nexus_assets.materializations import announce, materialization
+from nexus_assets.partitions import grain_at, parse_key
 from nexus_assets.planning import VERSIONS
 from nexus_assets.providers.registry import Sources
 from nexus_assets.schemas import DATASET_SPLITS, table
 from nexus_assets.settings import settings
+from nexus_assets.slice_ledger import ALL_SYMBOLS
 
 TRAINING_SET = dg.AssetKey(["features", "training_set"])
 
@@ -36,22 +37,20 @@ def materialisations(report: Corrections) -> list[dg.AssetMaterialization]:
     """One for each partition that was computed anew, in the order of the graph."""
     events = []
     for name, effect in report.effects.items():
-        asset_key = dg.AssetKey(table(name).asset_key)
         metadata: Mapping[str, object] = {
             "correction": True,
             "rows_changed_in_all": effect.rows,
             "partitions_changed_in_all": len(effect.changed),
         }
-        tags = {CODE_VERSION_TAG: str(VERSIONS.get(name, 1))}
+        version = VERSIONS.get(name, 1)
         if name == DATASET_SPLITS.qualified:
-            events.append(dg.AssetMaterialization(asset_key, metadata=metadata, tags=tags))
-        for text in sorted(effect.partitions):
-            key, own = text, {"rows_changed": text in effect.changed}
-            if "|" in text:
-                day, symbol = text.split("|")
-                key = dg.MultiPartitionKey({"day": day, "symbol": symbol})
-                tags = {**tags, **get_tags_from_multi_partition_key(key)}
-            events.append(dg.AssetMaterialization(asset_key, partition=key, metadata={**metadata, **own}, tags=tags))
+            tags = {CODE_VERSION_TAG: str(version)}
+            events.append(dg.AssetMaterialization(table(name).asset_key, metadata=metadata, tags=tags))
+        changed = {_partition(text) for text in effect.changed}
+        for symbol, begin in sorted({_partition(text) for text in effect.partitions}):
+            labels = {**metadata, "rows_changed": (symbol, begin) in changed}
+            grain = grain_at(begin)
+            events.append(materialization(table(name), grain, symbol, begin, metadata=labels, version=version))
     events += [
         dg.AssetMaterialization(
             ["features", "training_set"], partition=month.isoformat(), metadata={"correction": True}
@@ -59,6 +58,14 @@ def materialisations(report: Corrections) -> list[dg.AssetMaterialization]:
         for month in report.months
     ]
     return events
+
+
+def _partition(text: str) -> tuple[str, date]:
+    """The symbol (empty: all) of a day's key, `2024-01-04|EURUSD` or `2024-01-04`, and the first day of the partition
+    that holds it."""
+    symbol, day = parse_key(text) if "|" in text else (ALL_SYMBOLS, date.fromisoformat(text))
+    grain = grain_at(day)
+    return symbol, grain.span(grain.begin(day))[0]
 
 
 @dg.op(
@@ -102,7 +109,7 @@ def correction_sensor(
         return dg.SkipReason("No bars are older than their prices.")
     busy = [
         run.job_name
-        for job in (market_update, market_healing, market_catch_up, market_corrections)
+        for job in (market_update, market_healing, market_catch_up, history_update, market_corrections)
         for run in context.instance.get_runs(
             dg.RunsFilter(job_name=job.name, statuses=[dg.DagsterRunStatus.QUEUED, *IN_PROGRESS_RUN_STATUSES]), limit=1
         )

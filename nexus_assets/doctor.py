@@ -88,12 +88,15 @@ def _environment(root: Path, differing: Collection[str]) -> Finding:
 
 def _settings(config: Settings) -> Finding:
     today = datetime.now(UTC).date()
-    sentences = switched_off(config, config.start_day, today)
+    sentences = switched_off(config, config.first_day, today)
     if sentences:
         return Finding("settings", "warning", " ".join(sentences.values()))
     partitions = len(config.symbols) * ((today - config.start_day).days + 1)
+    by_month = f", and by month since {config.first_day}" if config.has_history else ""
     return Finding(
-        "settings", "ok", f"{len(config.symbols)} symbols since {config.start_day}: {partitions:,} partitions an asset"
+        "settings",
+        "ok",
+        f"{len(config.symbols)} symbols since {config.start_day}: {partitions:,} partitions an asset{by_month}",
     )
 
 

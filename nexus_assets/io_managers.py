@@ -13,8 +13,8 @@ import pandas as pd
 from nexus_assets.errors import PartitionError
 from nexus_assets.market_store import MarketStore
 from nexus_assets.materializations import attach_metadata
-from nexus_assets.partitions import consecutive, day_of_rows, parse_key, partition_key
-from nexus_assets.schemas import Table, table
+from nexus_assets.partitions import Grain, consecutive, day_of_rows, days_between, grain_of, parse_key
+from nexus_assets.schemas import ASSET_TABLES, Table
 from nexus_assets.settings import settings
 
 MAX_DAYS = 3660
@@ -40,13 +40,16 @@ class TimescaleIOManager(dg.IOManager):
         target = _table(context.asset_key)
         if context.has_asset_partitions:
             self._write_partitions(context, target, obj)
-            attach_metadata(context.step_context, _by_partition(target, obj, context.asset_partition_keys))
+            attach_metadata(
+                context.step_context,
+                _by_partition(target, obj, context.asset_partition_keys, grain_of(context.asset_key)),
+            )
         else:
             self._store.replace_all(target, obj, code_version=_code_version(context))
             context.add_output_metadata({"dagster/row_count": len(obj), **_time_range(target, obj)})
 
     def _write_partitions(self, context: dg.OutputContext, target: Table, frame: pd.DataFrame) -> None:
-        for symbol, ranges in _stretches(context.asset_partition_keys).items():
+        for symbol, ranges in _stretches(context.asset_partition_keys, grain_of(context.asset_key)).items():
             mine = frame if symbol is None else frame[frame["symbol"] == symbol]
             for first_day, end_day in ranges:
                 rows = mine if len(ranges) == 1 else _within(target, mine, first_day, end_day)
@@ -67,7 +70,7 @@ class TimescaleIOManager(dg.IOManager):
             return self._store.read_all(source)
         frames = [
             self._store.read_slice(source, symbol=symbol, first_day=first_day, end_day=end_day)
-            for symbol, ranges in _stretches(context.asset_partition_keys).items()
+            for symbol, ranges in _stretches(context.asset_partition_keys, grain_of(context.asset_key)).items()
             for first_day, end_day in ranges
         ]
         filled = [frame for frame in frames if len(frame)]
@@ -81,14 +84,14 @@ def timescale_io_manager(context: dg.InitResourceContext) -> TimescaleIOManager:
 
 
 def _table(key: dg.AssetKey) -> Table:
-    name = ".".join(key.path)
-    try:
-        return table(name)
-    except KeyError:
-        raise PartitionError(
-            f"No table is declared for the asset {key.to_user_string()}.",
-            next_step=f"Add {name} to nexus_assets/schemas.py and a migration, or use another IO manager.",
-        ) from None
+    grain = grain_of(key)
+    for table in ASSET_TABLES:
+        if grain.asset_key(table) == list(key.path):
+            return table
+    raise PartitionError(
+        f"No table is declared for the asset {key.to_user_string()}.",
+        next_step=f"Add {'.'.join(key.path)} to nexus_assets/schemas.py and a migration, or use another IO manager.",
+    )
 
 
 def _code_version(context: dg.OutputContext) -> int | None:
@@ -96,11 +99,11 @@ def _code_version(context: dg.OutputContext) -> int | None:
     return int(version) if version and version.isdecimal() else None
 
 
-def _stretches(keys: Iterable[str]) -> dict[str | None, list[tuple[date, date]]]:
+def _stretches(keys: Iterable[str], grain: Grain) -> dict[str | None, list[tuple[date, date]]]:
     days: dict[str | None, list[date]] = {}
     for key in keys:
-        symbol, day = parse_key(key) if "|" in key else (None, date.fromisoformat(key))
-        days.setdefault(symbol, []).append(day)
+        symbol, begin = parse_key(key) if "|" in key else (None, date.fromisoformat(key))
+        days.setdefault(symbol, []).extend(days_between(*grain.span(begin)))
     return {symbol: list(consecutive(some, at_most=MAX_DAYS)) for symbol, some in days.items()}
 
 
@@ -109,11 +112,11 @@ def _within(target: Table, frame: pd.DataFrame, first_day: date, end_day: date) 
     return frame[(days >= first_day) & (days < end_day)]
 
 
-def _by_partition(target: Table, frame: pd.DataFrame, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
+def _by_partition(target: Table, frame: pd.DataFrame, keys: Iterable[str], grain: Grain) -> dict[str, dict[str, Any]]:
     """Row count and time range of each partition; empty ones are there too."""
     days = frame["day"] if target.time_column == "day" else day_of_rows(frame)
-    by_symbol = "symbol" in frame.columns
-    names = [partition_key(s, d) for s, d in zip(frame["symbol"], days, strict=True)] if by_symbol else days.map(str)
+    symbols = frame["symbol"] if "symbol" in frame.columns else [None] * len(frame)
+    names = [grain.key(symbol, day) for symbol, day in zip(symbols, days, strict=True)]
     found: dict[str, dict[str, Any]] = {key: {"dagster/row_count": 0} for key in keys}
     for key, rows in frame.groupby(pd.Series(names, index=frame.index, dtype=object)):
         found[str(key)] = {"dagster/row_count": len(rows), **_time_range(target, rows)}

@@ -5,12 +5,14 @@ What belongs here: selections of assets. When they run is in schedules.py.
 
 import dagster as dg
 
+from nexus_assets.partitions import DAYS, MONTHS, Grain
 from nexus_assets.planning import ANALYTICS, FEATURES, PRICES
 from nexus_assets.schemas import BARS, DATASET_SPLITS, Table
+from nexus_assets.settings import settings
 
 
-def _selection(*tables: Table) -> dg.AssetSelection:
-    return dg.AssetSelection.assets(*(table.asset_key for table in tables))
+def _selection(*tables: Table, grain: Grain = DAYS) -> dg.AssetSelection:
+    return dg.AssetSelection.assets(*(grain.asset_key(table) for table in tables))
 
 
 market_update = dg.define_asset_job(
@@ -49,4 +51,19 @@ training_sets = dg.define_asset_job(
     description="Splits anew, and the training set of a month as Parquet.",
 )
 
-JOBS = [market_update, market_healing, market_catch_up, daily_correlation, split_labels, training_sets]
+history_update = dg.define_asset_job(
+    "history_update",
+    selection=_selection(*PRICES, *FEATURES, grain=MONTHS),
+    description="Prices, bars, indicators and labels of symbols and months before NEXUS_START_DAY.",
+)
+
+history_correlation = dg.define_asset_job(
+    "history_correlation",
+    selection=_selection(*ANALYTICS, grain=MONTHS),
+    description="Correlations and ranked pairs of the days of a month before NEXUS_START_DAY.",
+)
+
+JOBS = [
+    market_update, market_healing, market_catch_up, daily_correlation, split_labels, training_sets,
+    *([history_update, history_correlation] if settings().has_history else []),
+]  # fmt: skip

@@ -6,7 +6,7 @@ where it stopped and never repeats a finished slice.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
@@ -24,14 +24,15 @@ from nexus_assets.backfill import (
 )
 from nexus_assets.backfill_progress import RETRY_SECONDS, FailedRun, follow
 from nexus_assets.dagster_outages import patiently
-from nexus_assets.jobs import daily_correlation, market_update, split_labels
+from nexus_assets.jobs import daily_correlation, history_correlation, history_update, market_update, split_labels
 from nexus_assets.load_plan import ExpectedRows, PlannedRun, Work
 from nexus_assets.load_progress import LoadProgress
 from nexus_assets.market_store import MarketStore
-from nexus_assets.partitions import days_between
+from nexus_assets.partitions import DAYS, MONTHS, Grain, days_between, grain_at, grains
 from nexus_assets.planning import (
     ANALYTICS,
     FEATURES,
+    LABEL_REACH_DAYS,
     PRICES,
     Cell,
     Ledger,
@@ -40,6 +41,7 @@ from nexus_assets.planning import (
     cover,
     day_rectangles,
     first_kept,
+    in_partitions,
     load_from,
     stale_cells,
     stale_days,
@@ -50,22 +52,28 @@ from nexus_assets.resources import open_sources
 from nexus_assets.schemas import BARS, DATASET_SPLITS, LABELS, RAW_OHLC, Table
 from nexus_assets.settings import Settings
 from nexus_assets.slice_ledger import ALL_SYMBOLS, WHOLE_TABLE
+from nexus_assets.stored_partitions import record_stored
 from nexus_assets.throughput import Throughput, measure
 
 STAGES: tuple[str, ...] = ("prices", "features", "analytics", "splits")
 WORTH_SPLITTING = 300
-"""Partitions of an asset from which two runs side by side beat one: a run takes seconds to start. More runs: in
+"""Symbols x days of an asset from which two runs side by side beat one: a run takes seconds to start. More runs: in
 proportion."""
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 """Every slice was written after it."""
 
-JOBS = {
-    "prices": market_update.name,
-    "features": market_update.name,
-    "analytics": daily_correlation.name,
-    "splits": split_labels.name,
+STEPS = {
+    "prices by month": ("prices", MONTHS, history_update.name),
+    "prices": ("prices", DAYS, market_update.name),
+    "features by month": ("features", MONTHS, history_update.name),
+    "features": ("features", DAYS, market_update.name),
+    "analytics by month": ("analytics", MONTHS, history_correlation.name),
+    "analytics": ("analytics", DAYS, daily_correlation.name),
+    "splits": ("splits", DAYS, split_labels.name),
 }
+"""In their order, what each step is of: the stage, the grain of its partitions, the job. The history comes first: what
+the first days read is there by then."""
 
 Announce = Callable[[str], None]
 
@@ -96,7 +104,7 @@ Stale = Mapping[Table, set[Cell]]
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a load would do now, by stage, and how long it takes as measured. A later stage grows by what an earlier
+    """What a load would do now, by step, and how long it takes as measured. A later step grows by what an earlier
     one changes."""
 
     plan: Mapping[str, Sequence[PlannedRun]]
@@ -104,7 +112,7 @@ class Forecast:
 
     @property
     def total(self) -> Work:
-        """The work of all stages."""
+        """The work of all steps."""
         return sum((run.total for runs in self.plan.values() for run in runs), Work())
 
     @property
@@ -120,16 +128,33 @@ class Forecast:
 
 
 def forecast(instance: dg.DagsterInstance, store: MarketStore, config: Settings, extent: Extent) -> Forecast:
-    """The runs that each stage needs, from what is stored now."""
+    """The runs that each step needs, from what is stored now."""
     sources = open_sources(config)
-    ledger = _ledger(store, sources, config, extent)
-    plan = {stage: plan_stage(store, sources, config, extent, stage, ledger) for stage in extent.stages}
+    ledger = _ledger(store, sources, config, whole_months(extent, config))
+    plan = {step: plan_stage(store, sources, config, extent, step, ledger) for step in steps(extent, config)}
     return Forecast(plan, measure(instance))
+
+
+def steps(extent: Extent, config: Settings) -> list[str]:
+    """The steps of a load, in their order."""
+    return [step for step, (stage, grain, _) in STEPS.items() if stage in extent.stages and grain in grains(config)]
+
+
+def whole_months(extent: Extent, config: Settings) -> Extent:
+    """The extent with all days of the months of the history that it begins and ends in: they are written as a whole, so
+    their first day needs its prices as well."""
+    (first, _), (_, end) = (
+        grain.span(grain.begin(day), config)
+        for day in (extent.first_day, extent.end_day - timedelta(days=1))
+        for grain in [grain_at(day, config)]
+    )
+    return replace(extent, first_day=first, end_day=end)
 
 
 def _ledger(store: MarketStore, sources: Sources, config: Settings, extent: Extent) -> Ledger:
     first = load_from(config, extent.first_day) - timedelta(days=correlation_reach(config))
-    return Ledger.read(store, config.symbols, first, extent.end_day, config=config, sources=sources)
+    until = extent.end_day + timedelta(days=LABEL_REACH_DAYS)
+    return Ledger.read(store, config.symbols, first, until, config=config, sources=sources)
 
 
 def plan_stage(
@@ -137,26 +162,30 @@ def plan_stage(
     sources: Sources,
     config: Settings,
     extent: Extent,
-    stage: str,
+    step: str,
     ledger: Ledger | None = None,
 ) -> list[PlannedRun]:
-    """The runs that a stage needs now; none if everything is there.
+    """The runs that a step needs now; none if everything is there.
 
     Args:
         ledger: what is stored, where it was read a moment ago.
     """
+    stage, grain, _ = STEPS[step]
+    extent = whole_months(extent, config)
     ledger = ledger or _ledger(store, sources, config, extent)
-    prices_from = load_from(config, extent.first_day)
     if stage == "splits":
         return _plan_splits(store, ledger, extent)
+    tables = {"prices": PRICES, "features": FEATURES, "analytics": ANALYTICS}[stage]
+    first_day = load_from(config, extent.first_day) if stage == "prices" else extent.first_day
+    low, high = grain.bounds(config)
+    part = replace(extent, first_day=max(first_day, low), end_day=min(extent.end_day, high))
+    stale = _stale_days(ledger, part, config) if stage == "analytics" else _stale_cells(ledger, tables, part, config)
+    cells = set().union(*stale.values())
     if stage == "analytics":
-        stale = _stale_days(ledger, extent, config)
-        rectangles = day_rectangles({day for cells in stale.values() for _, day in cells}, ANALYTICS)
+        rectangles = day_rectangles({day for _, day in in_partitions(cells, grain, config)}, tables, grain)
     else:
-        tables, first_day = (PRICES, prices_from) if stage == "prices" else (FEATURES, extent.first_day)
-        stale = _stale_cells(ledger, tables, extent, first_day, config)
-        rectangles = _split(set().union(*stale.values()), config, tables)
-    return _planned(stage, rectangles, stale, ExpectedRows(config, sources))
+        rectangles = _split(cells, config, tables, grain)
+    return _planned(step, rectangles, stale, ExpectedRows(config, sources))
 
 
 def _plan_splits(store: MarketStore, ledger: Ledger, extent: Extent) -> list[PlannedRun]:
@@ -171,7 +200,7 @@ def _plan_splits(store: MarketStore, ledger: Ledger, extent: Extent) -> list[Pla
     return [PlannedRun("splits", rectangle, (DATASET_SPLITS,), {assets[0]: work})]
 
 
-def _planned(stage: str, rectangles: Sequence[Rectangle], stale: Stale, expected: ExpectedRows) -> list[PlannedRun]:
+def _planned(step: str, rectangles: Sequence[Rectangle], stale: Stale, expected: ExpectedRows) -> list[PlannedRun]:
     tables = tuple(stale)
     runs = []
     for rectangle in rectangles:
@@ -181,7 +210,7 @@ def _planned(stage: str, rectangles: Sequence[Rectangle], stale: Stale, expected
         for asset, table in zip(rectangle.assets, tables, strict=True):
             cells = covered & stale[table]
             work[asset] = Work(len(cells), expected.of(table, cells))
-        runs.append(PlannedRun(stage, rectangle, tables, work))
+        runs.append(PlannedRun(step, rectangle, tables, work))
     return runs
 
 
@@ -197,25 +226,25 @@ def _stale_days(ledger: Ledger, extent: Extent, config: Settings) -> Stale:
     return found
 
 
-def _stale_cells(ledger: Ledger, tables: Sequence[Table], extent: Extent, first_day: date, config: Settings) -> Stale:
+def _stale_cells(ledger: Ledger, tables: Sequence[Table], extent: Extent, config: Settings) -> Stale:
     if not extent.again:
         return {
-            table: stale_cells(ledger, table, extent.symbols, first_day, extent.end_day, config=config)
+            table: stale_cells(ledger, table, extent.symbols, extent.first_day, extent.end_day, config=config)
             for table in tables
         }
     found = {}
     for table in tables:
-        days = days_between(max(first_day, first_kept(config, table, ledger.made_from)), extent.end_day)
+        days = days_between(max(extent.first_day, first_kept(config, table, ledger.made_from)), extent.end_day)
         found[table] = {(symbol, day) for symbol in extent.symbols for day in days}
     return found
 
 
-def _split(cells: set[Cell], config: Settings, tables: Sequence[Table]) -> list[Rectangle]:
+def _split(cells: set[Cell], config: Settings, tables: Sequence[Table], grain: Grain) -> list[Rectangle]:
     pieces = []
-    for rectangle in cover(cells, config.symbols, tables):
-        parallel = max(1, min(config.parallel_runs, rectangle.partitions * 2 // WORTH_SPLITTING))
-        for piece in split_rectangles(rectangle.symbols, rectangle.first_day, rectangle.end_day, parallel=parallel):
-            pieces.append(Rectangle(piece.symbols, piece.first_day, piece.end_day, assets=rectangle.assets))
+    for whole in cover(in_partitions(cells, grain, config), config.symbols, tables, grain):
+        parallel = max(1, min(config.parallel_runs, whole.cells * 2 // WORTH_SPLITTING))
+        for piece in split_rectangles(whole.symbols, whole.first_day, whole.end_day, parallel=parallel, grain=grain):
+            pieces.append(replace(piece, assets=whole.assets))
     return pieces
 
 
@@ -260,15 +289,18 @@ def load(
         estimate=known.seconds,
     ) as progress:
         under_way = _Load(instance, repository, store, config, extent, announce, tend, since, progress)
-        for stage in extent.stages:
+        for step in steps(extent, config):
             changed = under_way.report.runs > 0
-            runs = plan_stage(store, sources, config, extent, stage) if changed else known.plan[stage]
+            runs = plan_stage(store, sources, config, extent, step) if changed else known.plan[step]
             if not runs:
-                announce(f"{stage}: everything is there")
+                announce(f"{step}: everything is there")
                 continue
-            failed = under_way.run(stage, runs)
-            if stage == "prices" and failed:
-                under_way.finish_prices(ExpectedRows(config, sources))
+            failed = under_way.run(step, runs)
+            if STEPS[step][0] == "prices" and failed:
+                under_way.finish_prices(step, ExpectedRows(config, sources))
+    told = record_stored(instance, store, config, extent.symbols, load_from(config, extent.first_day), extent.end_day)
+    if told:
+        announce(f"{told:,} partitions were stored before under other start days; Dagster knows of them now")
     return under_way.report
 
 
@@ -287,20 +319,20 @@ class _Load:
     progress: LoadProgress
     report: LoadReport = field(default_factory=LoadReport)
 
-    def run(self, stage: str, runs: Sequence[PlannedRun], part: str = "") -> bool:
+    def run(self, step: str, runs: Sequence[PlannedRun], part: str = "") -> bool:
         """Submit and follow. Returns whether a run failed for good."""
         work = sum((run.total for run in runs), Work())
-        self.announce(f"{stage}: {work.slices:,} partitions, {work.rows:,} rows expected, in {len(runs)} runs")
+        self.announce(f"{step}: {work.slices:,} partitions, {work.rows:,} rows expected, in {len(runs)} runs")
         leave = self.since if self.extent.again else BEGINNING
         submitted = submit(
             self.instance,
             self.repository,
-            JOBS[stage],
+            STEPS[step][2],
             [run.rectangle for run in runs],
             plan=f"load {self.since.astimezone(UTC).isoformat(timespec='seconds')}{part}",
             tags={run.rectangle: {**run.tags, LEAVE_TAG: leave.isoformat()} for run in runs},
         )
-        self.progress.begin(stage, runs)
+        self.progress.begin(step, runs)
         outcome = follow(self.instance, submitted, watch=self.progress.update, tend=self.tend)
         self.progress.end()
         self.report.materializations += outcome.materializations
@@ -308,17 +340,17 @@ class _Load:
         self.report.failed += outcome.failed
         return bool(outcome.failed)
 
-    def finish_prices(self, expected: ExpectedRows) -> None:
+    def finish_prices(self, step: str, expected: ExpectedRows) -> None:
         """Make the bars of what was delivered, where the run ended because some other symbol's provider failed."""
         first, extent = load_from(self.config, self.extent.first_day), self.extent
         ledger = Ledger.read(self.store, self.config.symbols, first - timedelta(days=1), extent.end_day)
         cells = undelivered_downstream(
             ledger, [BARS], extent.symbols, first, extent.end_day, config=self.config, since=self.since
         )
-        rectangles = _split(cells, self.config, [BARS])
+        rectangles = _split(cells, self.config, [BARS], STEPS[step][1])
         if rectangles:
-            self.announce("prices: some symbols failed; making the bars of the others")
-            self.run("prices", _planned("prices", rectangles, {BARS: cells}, expected), part=" bars")
+            self.announce(f"{step}: some symbols failed; making the bars of the others")
+            self.run(step, _planned(step, rectangles, {BARS: cells}, expected), part=" bars")
 
 
 def _await_earlier(instance: dg.DagsterInstance, announce: Announce, tend: Callable[[], None]) -> bool:

@@ -6,6 +6,7 @@ Dagster version it uses them.
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any
 
 import dagster
@@ -24,6 +25,8 @@ from dagster._core.execution.context.system import StepExecutionContext
 from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
 
 from nexus_assets.event_log import TESTED_DAGSTER_VERSIONS
+from nexus_assets.partitions import Grain
+from nexus_assets.schemas import Table
 
 PartitionMetadata = Mapping[str, Mapping[str, Any]]
 """{partition key: {label: value}}, with keys as the run's context gives them."""
@@ -68,6 +71,17 @@ def record_written(context: AssetExecutionContext, metadata: PartitionMetadata) 
             DagsterEvent.asset_materialization(step, event, DagsterEventBatchMetadata(batch, position == last))
         else:
             context.log_event(event)
+
+
+def materialization(
+    table: Table, grain: Grain, symbol: str | None, day: date, *, metadata: Mapping[str, Any], version: int
+) -> AssetMaterialization:
+    """The event of the partition that holds a day of a table; without a symbol, of one that is by day only."""
+    key, tags = grain.key(symbol, day), {CODE_VERSION_TAG: str(version)}
+    if symbol:
+        key = MultiPartitionKey({grain.dimension: grain.begin(day).isoformat(), "symbol": symbol})
+        tags |= get_tags_from_multi_partition_key(key)
+    return AssetMaterialization(grain.asset_key(table), partition=key, metadata=metadata, tags=tags)
 
 
 def announce(

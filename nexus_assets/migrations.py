@@ -103,7 +103,7 @@ def migrate(
     Args:
         database: Its role must be allowed to create schemas.
         root: The folder that holds sql/.
-        settings: Their start day is compared with the stored one.
+        settings: Their first day is compared with the stored one.
         progress: Called with a sentence before each file and when another process is waited for.
 
     Raises:
@@ -122,7 +122,7 @@ def migrate(
                 _apply(connection, step)
                 report.applied.append(step.file)
         with connection.transaction():
-            _keep_first_day(connection, settings.start_day)
+            _keep_first_day(connection, settings)
             _keep_symbol_order(connection, tuple(i.symbol for i in INSTRUMENTS))
             report.messages += _keep_retention(connection, settings)
         report.version = max(_applied(connection), default=0)
@@ -322,16 +322,18 @@ def _set_meta(connection: psycopg.Connection, key: str, value: str) -> None:
     )
 
 
-def _keep_first_day(connection: psycopg.Connection, start_day: date) -> None:
-    """Partitions are numbered from the first day: it moves only backwards."""
-    stored = _meta(connection, "first_day")
-    if stored is not None and start_day > date.fromisoformat(stored):
+def _keep_first_day(connection: psycopg.Connection, settings: Settings) -> None:
+    """Every day that may be stored has a partition, by day or by month: the first of all moves only backwards."""
+    stored, first_day = _meta(connection, "first_day"), settings.first_day
+    if stored is not None and first_day > date.fromisoformat(stored):
+        setting = "NEXUS_HISTORY_START" if settings.has_history else "NEXUS_START_DAY"
         raise MigrationError(
-            f"NEXUS_START_DAY is {start_day}, but this database was started with {stored}; it moves only backwards.",
-            next_step=f"Set NEXUS_START_DAY to {stored} or earlier.",
+            f"{setting} is {first_day}, but this database was started with {stored}; it moves only backwards.",
+            next_step=f"Set NEXUS_HISTORY_START={stored} to have partitions by month up to NEXUS_START_DAY, or set "
+            f"NEXUS_START_DAY to {stored} or earlier.",
         )
-    if stored != start_day.isoformat():
-        _set_meta(connection, "first_day", start_day.isoformat())
+    if stored != first_day.isoformat():
+        _set_meta(connection, "first_day", first_day.isoformat())
 
 
 def _keep_retention(connection: psycopg.Connection, settings: Settings) -> list[str]:

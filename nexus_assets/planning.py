@@ -17,7 +17,7 @@ from nexus_assets.backfill import Rectangle
 from nexus_assets.indicator_table import INDICATORS_VERSION, WARMUP_BARS
 from nexus_assets.instruments import instrument
 from nexus_assets.market_store import MarketStore
-from nexus_assets.partitions import Slice, consecutive, days_between
+from nexus_assets.partitions import DAYS, Grain, Slice, consecutive, days_between
 from nexus_assets.providers.registry import Sources
 from nexus_assets.schemas import (
     ASSET_TABLES,
@@ -69,15 +69,16 @@ def warmup_days(timeframe: str, bars: int = WARMUP_BARS) -> int:
     return ceil(bars / bars_a_week * 7) + 8
 
 
-def switched_off(config: Settings, history_start: date, today: date) -> dict[str, str]:
-    """Feature timeframes whose warm-up does not fit between the start of the history and today, with a sentence."""
+def switched_off(config: Settings, first_day: date, today: date) -> dict[str, str]:
+    """Feature timeframes whose warm-up does not fit between the first day of all and today, with a sentence."""
     sentences = {}
+    setting = "NEXUS_HISTORY_START" if config.has_history else "NEXUS_START_DAY"
     for timeframe in config.feature_timeframes:
         needed = warmup_days(timeframe)
-        if history_start + timedelta(days=needed) > today:
+        if first_day + timedelta(days=needed) > today:
             sentences[timeframe] = (
                 f"Features at {timeframe} are off: their warm-up of {WARMUP_BARS} bars takes {needed} days, and the "
-                f"history starts on {history_start}. Set NEXUS_START_DAY to "
+                f"prices start on {first_day}. Set {setting} to "
                 f"{today - timedelta(days=needed)} or earlier, or leave {timeframe} out of NEXUS_FEATURE_TIMEFRAMES."
             )
     return sentences
@@ -87,7 +88,7 @@ def load_from(config: Settings, first_day: date) -> date:
     """The first day whose bars features from `first_day` need: the longest warm-up and the correlation window
     before it, but not before the first partition."""
     reach = max([correlation_reach(config), *(warmup_days(timeframe) for timeframe in config.feature_timeframes)])
-    return max(config.start_day, first_day - timedelta(days=reach))
+    return max(config.first_day, first_day - timedelta(days=reach))
 
 
 def first_kept(config: Settings, table: Table, made_from: Mapping[str, date]) -> date:
@@ -309,10 +310,20 @@ def _correlations_changed(ledger: Ledger, day: date, instant: datetime) -> bool:
     return ledger.changed_since(CORRELATION_MATRIX.qualified, ALL_SYMBOLS, window, instant)
 
 
-def cover(cells: Collection[Cell], order: tuple[str, ...], tables: Iterable[Table]) -> list[Rectangle]:
+def in_partitions(cells: Collection[Cell], grain: Grain, config: Settings) -> set[Cell]:
+    """The cells that the assets of a grain write, and those that they write along: of a month, all its days."""
+    first, end = grain.bounds(config)
+    begins = {(symbol, grain.begin(day)) for symbol, day in cells if first <= day < end}
+    return {(symbol, day) for symbol, begin in begins for day in days_between(*grain.span(begin, config))}
+
+
+def cover(
+    cells: Collection[Cell], order: tuple[str, ...], tables: Iterable[Table], grain: Grain = DAYS
+) -> list[Rectangle]:
     """Few rectangles that cover these cells: exact while there are at most MOST_RECTANGLES, else the bounding
-    rectangle of each stretch of days. `order` is the order of the symbol partitions."""
-    assets = asset_names(tables)
+    rectangle of each stretch of days. `order` is the order of the symbol partitions; the cells are those of whole
+    partitions."""
+    assets = asset_names(tables, grain)
     days: dict[str, set[date]] = defaultdict(set)
     for symbol, day in cells:
         days[symbol].add(day)
@@ -324,21 +335,22 @@ def cover(cells: Collection[Cell], order: tuple[str, ...], tables: Iterable[Tabl
         run.append(symbol)
         following = order[position + 1] if position + 1 < len(order) else None
         if following is None or days[following] != days[symbol]:
-            exact += [Rectangle(tuple(run), *span, assets=assets) for span in consecutive(days[symbol], at_most=36_600)]
+            exact += [Rectangle(tuple(run), *span, assets, grain) for span in consecutive(days[symbol], at_most=36_600)]
             run = []
     if len(exact) <= MOST_RECTANGLES:
         return exact
     positions = [order.index(symbol) for symbol in days if days[symbol]]
     symbols = order[min(positions) : max(positions) + 1]
     union = set().union(*days.values())
-    return [Rectangle(symbols, *span, assets=assets) for span in consecutive(union, at_most=36_600)]
+    return [Rectangle(symbols, *span, assets, grain) for span in consecutive(union, at_most=36_600)]
 
 
-def asset_names(tables: Iterable[Table]) -> tuple[str, ...]:
+def asset_names(tables: Iterable[Table], grain: Grain = DAYS) -> tuple[str, ...]:
     """The asset keys of tables, as Dagster writes them: market/bars."""
-    return tuple("/".join(table.asset_key) for table in tables)
+    return tuple("/".join(grain.asset_key(table)) for table in tables)
 
 
-def day_rectangles(days: Collection[date], tables: Iterable[Table]) -> list[Rectangle]:
-    """The rectangles of assets that are partitioned by day only."""
-    return [Rectangle((), *span, assets=asset_names(tables)) for span in consecutive(days, at_most=36_600)]
+def day_rectangles(days: Collection[date], tables: Iterable[Table], grain: Grain = DAYS) -> list[Rectangle]:
+    """The rectangles of assets that are partitioned by day or month only."""
+    assets = asset_names(tables, grain)
+    return [Rectangle((), *span, assets, grain) for span in consecutive(days, at_most=36_600)]

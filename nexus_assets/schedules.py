@@ -106,8 +106,8 @@ def daily_healing(
 def monthly_training_set(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """The last horizon of a month ends at most eight days after it."""
     month = (_day_of(context).replace(day=1) - timedelta(days=1)).replace(day=1)
-    if month < settings().start_day.replace(day=1):
-        return dg.SkipReason(f"{month:%B %Y} lies before NEXUS_START_DAY.")
+    if month < settings().first_day.replace(day=1):
+        return dg.SkipReason(f"{month:%B %Y} lies before the first day.")
     return dg.RunRequest(run_key=month.isoformat(), partition_key=month.isoformat())
 
 

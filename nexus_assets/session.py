@@ -96,7 +96,7 @@ def preflight(config: Settings) -> Preflight:
     if unserved:
         where = sources.explain(unserved[0], config.base_timeframe)
         sentences.append(f"No source serves {', '.join(unserved)}; they are skipped. {where}")
-    sentences += switched_off(config, config.start_day, datetime.now(UTC).date()).values()
+    sentences += switched_off(config, config.first_day, datetime.now(UTC).date()).values()
     return Preflight(served, tuple(sentences))
 
 
@@ -143,7 +143,7 @@ def load_through_daemon(root: Path, config: Settings, extent: Extent, known: For
 def demo_extent(config: Settings, symbols: tuple[str, ...]) -> Extent:
     """The last NEXUS_DEMO_DAYS days, today included."""
     end = datetime.now(UTC).date() + timedelta(days=1)
-    return Extent(symbols, max(config.start_day, end - timedelta(days=config.demo_days)), end)
+    return Extent(symbols, max(config.first_day, end - timedelta(days=config.demo_days)), end)
 
 
 def run_demo() -> int:

@@ -79,6 +79,7 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = Field(None, description="redis:// URL of the feature store.")
     symbols: Listed = instruments.DEFAULT_SYMBOLS
     start_day: date = date(2024, 1, 1)
+    history_start: date | None = Field(None, description="Days from here to start_day have partitions by month.")
     base_timeframe: Timeframe = "1h"
     rolled_up_timeframes: TimeframeList = ("4h", "1d")
     feature_timeframes: TimeframeList = ("1h", "4h")
@@ -129,7 +130,8 @@ class Settings(BaseSettings):
 
     @field_validator(
         "oanda_api_key", "oanda_account_id", "eodhd_api_token", "alphavantage_api_key", "twelvedata_api_key",
-        "polygon_api_key", *(f"{name}_{what}" for name in SERVICES for what in ("url", "budget")), mode="before",
+        "polygon_api_key", "history_start", *(f"{name}_{what}" for name in SERVICES for what in ("url", "budget")),
+        mode="before",
     )  # fmt: skip
     @classmethod
     def _blank_is_unset(cls, value: Any) -> Any:
@@ -202,6 +204,11 @@ class Settings(BaseSettings):
                     )
         if self.serving_timeframe not in self.feature_timeframes:
             mistakes.append(f"NEXUS_SERVING_TIMEFRAME {self.serving_timeframe} is not in NEXUS_FEATURE_TIMEFRAMES")
+        if self.history_start and self.history_start > self.start_day:
+            mistakes.append(
+                f"NEXUS_HISTORY_START is {self.history_start}, after NEXUS_START_DAY {self.start_day}; the history "
+                "ends where the days begin"
+            )
         both = (self.train_end is None) == (self.validation_end is None)
         if not both or (self.train_end and self.validation_end and self.train_end > self.validation_end):
             mistakes.append(
@@ -235,24 +242,45 @@ class Settings(BaseSettings):
         """The base timeframe and those rolled up from it, shortest first."""
         return (self.base_timeframe, *self.rolled_up_timeframes)
 
+    @property
+    def first_day(self) -> date:
+        """The first day of all that is stored, by month or by day."""
+        return self.history_start or self.start_day
+
+    @property
+    def has_history(self) -> bool:
+        """Whether some days have partitions by month."""
+        return self.first_day < self.start_day
+
     def check_partitions(self, today: date) -> None:
         """Refuse a start day that makes more partitions than Dagster can handle.
 
         Raises:
-            SettingsError: more than MAX_PARTITIONS, or a start day in the future.
+            SettingsError: more than MAX_PARTITIONS; a start day in the future; or a history that reaches into the days
+                that are updated and healed, which is done by day.
         """
         days = (today - self.start_day).days + 1
         if days < 1:
             raise SettingsError(
                 f"NEXUS_START_DAY is {self.start_day}, after today ({today}).", next_step="Set it to a past day."
             )
+        if self.has_history and days <= self.healing_days:
+            raise SettingsError(
+                f"NEXUS_START_DAY is {self.start_day}, so the history reaches into the last {self.healing_days} days "
+                "(NEXUS_HEALING_DAYS), which are updated and healed by day.",
+                next_step=f"Set NEXUS_START_DAY to {today - timedelta(days=self.healing_days)} or earlier.",
+            )
         count = days * len(self.symbols)
         if count > MAX_PARTITIONS:
             earliest = today - timedelta(days=MAX_PARTITIONS // len(self.symbols) - 1)
+            # A year of room, or the same would have to be done again tomorrow.
+            roomy = min((earliest + timedelta(days=365 + 31)).replace(day=1), today - timedelta(days=self.healing_days))
             raise SettingsError(
                 f"{len(self.symbols)} symbols since {self.start_day} make {count:,} partitions; "
                 f"the limit is {MAX_PARTITIONS:,}.",
-                next_step=f"Set NEXUS_START_DAY to {earliest} or later, or name fewer NEXUS_SYMBOLS.",
+                next_step=f"Set NEXUS_START_DAY={max(roomy, earliest)} and NEXUS_HISTORY_START={self.first_day}: the "
+                "days between keep their data and get partitions by month (docs/scaling.md). Or set NEXUS_START_DAY to "
+                f"{earliest} or later, or name fewer NEXUS_SYMBOLS.",
             )
 
 

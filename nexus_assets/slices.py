@@ -14,7 +14,7 @@ import pandas as pd
 from nexus_assets.earlier_attempts import left_alone
 from nexus_assets.errors import NexusError
 from nexus_assets.materializations import attach_metadata, record_written
-from nexus_assets.partitions import Slice, day_of_rows, parse_key, partition_key, slices_of
+from nexus_assets.partitions import MONTHS, Grain, Slice, day_of_rows, grain_of, slices_of
 
 Metadata = Mapping[str, Any]
 Work = Callable[[Slice], Mapping[date, Metadata]]
@@ -29,6 +29,10 @@ PLOTS_TAG = "nexus/plots"
 def wants_plots(context: dg.AssetExecutionContext) -> bool:
     """Whether this run attaches pictures to its materialisations."""
     return context.run.tags.get(PLOTS_TAG) != "off"
+
+
+OF_THE_SLICE = frozenset({"columns_computed"})
+"""Numbers that each day's metadata has of the whole slice."""
 
 
 @dataclass
@@ -55,21 +59,18 @@ def materialise(context: dg.AssetExecutionContext, work: Work, *, made_from: dat
     are recorded with their rows.
     """
     report = SliceReport()
-    keys = [key for key in context.partition_keys if parse_key(key)[1] >= made_from]
-    if len(keys) < len(context.partition_keys):
-        left = len(context.partition_keys) - len(keys)
-        context.log.warning(
-            f"{left} partitions before {made_from} are left as they are: retention dropped their prices"
-        )
-    pieces = slices_of(keys)
+    grain = grain_of(context.asset_key)
+    pieces = slices_of(context.partition_keys, grain, made_from=made_from)
+    asked = sum(len(piece.days) for piece in slices_of(context.partition_keys, grain))
+    if dropped := asked - sum(len(piece.days) for piece in pieces):
+        context.log.warning(f"{dropped} days before {made_from} are left as they are: retention dropped their prices")
     left = left_alone(context, pieces)
     if left:
         context.log.info(f"{len(left)} of {len(pieces)} slices were written before and are left alone")
     try:
         for number, piece in enumerate(pieces, start=1):
             try:
-                for day, metadata in (left.get(piece) or work(piece)).items():
-                    report.written[partition_key(piece.symbol, day)] = metadata
+                report.written |= by_partition(left.get(piece) or work(piece), piece, grain)
             except NexusError as error:
                 context.log.error(f"{piece}: {error}")
                 report.failures.append((piece, error))
@@ -79,6 +80,23 @@ def materialise(context: dg.AssetExecutionContext, work: Work, *, made_from: dat
         record_written(context, report.written)
         raise
     return report
+
+
+def by_partition(described: Mapping[date, Metadata], piece: Slice, grain: Grain) -> dict[str, Metadata]:
+    """The metadata of a slice's days by partition key. A month has the sums of counts, the widest range of times, and
+    of all else what its last day says; shares are left out, because those of days say nothing of a month's."""
+    if grain is not MONTHS:
+        return {grain.key(piece.symbol, day): metadata for day, metadata in described.items()}
+    month: dict[str, Any] = {}
+    for _, metadata in sorted(described.items()):
+        for name, value in metadata.items():
+            if name.startswith("first_"):
+                month.setdefault(name, value)
+            elif isinstance(value, int) and name not in OF_THE_SLICE:
+                month[name] = month.get(name, 0) + value
+            elif not isinstance(value, float):
+                month[name] = value
+    return {grain.key(piece.symbol, piece.first_day): month}
 
 
 def finish(context: dg.AssetExecutionContext, report: SliceReport) -> dg.MaterializeResult:

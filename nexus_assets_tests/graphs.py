@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 import dagster as dg
 import pytest
 
+import nexus_assets
 from nexus_assets.market_store import MarketStore
 from nexus_assets.providers.connections import forget_clients
 from nexus_assets.settings import settings
@@ -28,6 +29,9 @@ def _forget() -> None:
         parts = name.split(".")
         if parts[0] == "nexus_assets" and len(parts) > 1 and parts[1] in DEFINING:
             del sys.modules[name]
+            if len(parts) == 2 and hasattr(nexus_assets, parts[1]):
+                # Or `from nexus_assets import checks` would find the old one.
+                delattr(nexus_assets, parts[1])
     settings.cache_clear()
     forget_clients()
 

@@ -1,5 +1,6 @@
 """The environment: typed, checked at once, never shown where it is secret."""
 
+import re
 from datetime import date
 from pathlib import Path
 
@@ -79,6 +80,33 @@ def test_too_many_partitions_are_refused_with_the_day_that_would_do() -> None:
         settings.check_partitions(date(2026, 1, 1))
     earliest = date.fromisoformat(caught.value.next_step.split("NEXUS_START_DAY to ")[1][:10])
     load_settings(start_day=earliest).check_partitions(date(2026, 1, 1))
+
+
+@pytest.mark.parametrize("history_start", [None, date(2008, 5, 20)])
+def test_the_way_out_of_too_many_partitions_can_be_pasted_into_the_settings(history_start: date | None) -> None:
+    today = date(2026, 1, 1)
+    with pytest.raises(SettingsError) as caught:
+        load_settings(start_day=date(2010, 1, 1), history_start=history_start).check_partitions(today)
+    named = dict(re.findall(r"NEXUS_(START_DAY|HISTORY_START)=(\S+?)(?::| |$)", str(caught.value.next_step)))
+    assert date.fromisoformat(named["HISTORY_START"]) == (history_start or date(2010, 1, 1))
+    followed = load_settings(**{name.lower(): value for name, value in named.items()})
+    followed.check_partitions(today)
+    followed.check_partitions(date(2026, 12, 31))  # and for a year to come
+    assert followed.has_history
+
+
+def test_history_that_begins_after_the_days_is_refused() -> None:
+    with pytest.raises(SettingsError, match="NEXUS_HISTORY_START is 2024-01-02, after NEXUS_START_DAY 2024-01-01"):
+        load_settings(start_day=date(2024, 1, 1), history_start=date(2024, 1, 2))
+    assert not load_settings(start_day=date(2024, 1, 1), history_start=date(2024, 1, 1)).has_history
+
+
+def test_history_does_not_reach_into_the_days_that_are_healed() -> None:
+    settings = load_settings(start_day=date(2025, 12, 25), history_start=date(2024, 1, 2))
+    with pytest.raises(SettingsError, match="NEXUS_HEALING_DAYS") as caught:
+        settings.check_partitions(date(2026, 1, 1))
+    latest = date.fromisoformat(caught.value.next_step.split("NEXUS_START_DAY to ")[1][:10])
+    load_settings(start_day=latest, history_start=date(2024, 1, 2)).check_partitions(date(2026, 1, 1))
 
 
 def test_a_start_day_in_the_future_is_refused() -> None:

@@ -14,10 +14,10 @@ import dagster as dg
 import pandas as pd
 
 from nexus_assets import trading_calendar
-from nexus_assets.assets.specification import declared
+from nexus_assets.assets.specification import partitioned_asset
 from nexus_assets.instruments import instrument
 from nexus_assets.market_store import MarketStore
-from nexus_assets.partitions import Slice, day_of_rows, symbol_day_partitions
+from nexus_assets.partitions import Slice, day_of_rows, grain_of, slices_of
 from nexus_assets.planning import inputs_of
 from nexus_assets.providers.registry import Sources
 from nexus_assets.schemas import BARS, GAP_STATES, RAW_OHLC
@@ -35,13 +35,7 @@ ACCOUNTED = dg.AssetCheckSpec(
 )
 
 
-@dg.asset(
-    **declared(BARS, version=BARS_VERSION),
-    partitions_def=symbol_day_partitions(),
-    deps=[RAW_OHLC.asset_key],
-    description=__doc__,
-    check_specs=[ACCOUNTED],
-)
+@partitioned_asset(BARS, version=BARS_VERSION, description=__doc__, reads=[RAW_OHLC], checks=[ACCOUNTED])
 def bars(
     context: dg.AssetExecutionContext,
     market_store: dg.ResourceParam[MarketStore],
@@ -72,11 +66,7 @@ def bars(
 
 def last_day_by_symbol(context: dg.AssetExecutionContext) -> dict[str, date]:
     """The newest day of each symbol in this run: the partition that carries the plot."""
-    days: dict[str, date] = {}
-    for key in context.partition_keys:
-        day, symbol = key.split("|")
-        days[symbol] = max(days.get(symbol, date.min), date.fromisoformat(day))
-    return days
+    return {piece.symbol: piece.days[-1] for piece in slices_of(context.partition_keys, grain_of(context.asset_key))}
 
 
 def make(store: MarketStore, sources: Sources, piece: Slice, now: datetime) -> tuple[MadeBars, int]:

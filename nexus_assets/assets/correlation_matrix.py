@@ -10,36 +10,35 @@ import dagster as dg
 import pandas as pd
 
 from nexus_assets import trading_calendar
-from nexus_assets.assets.specification import declared
+from nexus_assets.assets.specification import partitioned_asset
 from nexus_assets.market_store import BarReader, MarketStore
 from nexus_assets.materializations import attach_metadata
-from nexus_assets.partitions import days_partitions
+from nexus_assets.partitions import days_of, grain_of
 from nexus_assets.schemas import BARS, CORRELATION_MATRIX
 from nexus_assets.settings import settings
 from nexus_assets.transforms import correlations, plots
 
 
-@dg.asset(
-    **declared(CORRELATION_MATRIX, version=correlations.CORRELATIONS_VERSION, kinds={"pandas", "numpy"}),
-    partitions_def=days_partitions(),
-    deps=[
-        dg.AssetDep(
-            BARS.asset_key, partition_mapping=dg.MultiToSingleDimensionPartitionMapping(partition_dimension_name="day")
-        )
-    ],
-    io_manager_key="timescale_io_manager",
+@partitioned_asset(
+    CORRELATION_MATRIX,
+    version=correlations.CORRELATIONS_VERSION,
     description=__doc__,
+    reads=[BARS],
+    kinds={"pandas", "numpy"},
+    io_manager_key="timescale_io_manager",
 )
 def correlation_matrix(
     context: dg.AssetExecutionContext, market_store: dg.ResourceParam[MarketStore]
 ) -> dg.Output[pd.DataFrame]:
     """Every pair on every day of the run."""
-    days = sorted(date.fromisoformat(key) for key in context.partition_keys)
+    grain = grain_of(context.asset_key)
+    days = days_of(context.partition_keys, grain)
     frame = compute(market_store, days)
     if len(frame):
         newest = frame[frame["day"] == frame["day"].max()]
-        picture = plots.as_markdown(plots.heatmap(newest), f"correlations of {newest['day'].iloc[0]}")
-        attach_metadata(context, {str(newest["day"].iloc[0]): {"correlations": dg.MetadataValue.md(picture)}})
+        day = newest["day"].iloc[0]
+        picture = plots.as_markdown(plots.heatmap(newest), f"correlations of {day}")
+        attach_metadata(context, {grain.key(None, day): {"correlations": dg.MetadataValue.md(picture)}})
     return dg.Output(frame)
 
 

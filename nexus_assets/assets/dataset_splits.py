@@ -10,7 +10,7 @@ from datetime import datetime
 import dagster as dg
 import pandas as pd
 
-from nexus_assets.assets.specification import declared
+from nexus_assets.assets.specification import asset_keys, declared
 from nexus_assets.market_store import MarketStore
 from nexus_assets.schemas import DATASET_SPLITS, LABELS
 from nexus_assets.settings import settings
@@ -20,7 +20,7 @@ from nexus_assets.transforms import plots, splits
 
 @dg.asset(
     **declared(DATASET_SPLITS, version=splits.SPLITS_VERSION),
-    deps=[LABELS.asset_key],
+    deps=asset_keys(LABELS),
     io_manager_key="timescale_io_manager",
     description=__doc__,
 )

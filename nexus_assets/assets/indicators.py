@@ -13,11 +13,11 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 
-from nexus_assets.assets.specification import declared
+from nexus_assets.assets.specification import partitioned_asset
 from nexus_assets.indicator_table import INDICATOR_NAMES, INDICATORS, INDICATORS_VERSION, WARMUP_BARS
 from nexus_assets.instruments import instrument
 from nexus_assets.market_store import BarReader, MarketStore
-from nexus_assets.partitions import Slice, symbol_day_partitions
+from nexus_assets.partitions import Slice
 from nexus_assets.planning import switched_off, untouched_version
 from nexus_assets.schemas import BARS, INDICATOR_ROWS
 from nexus_assets.settings import settings
@@ -32,12 +32,13 @@ BOUNDS = dg.AssetCheckSpec(
 )
 
 
-@dg.asset(
-    **declared(INDICATOR_ROWS, version=INDICATORS_VERSION, kinds={"pandas", "numpy"}),
-    partitions_def=symbol_day_partitions(),
-    deps=[BARS.asset_key],
+@partitioned_asset(
+    INDICATOR_ROWS,
+    version=INDICATORS_VERSION,
     description=__doc__,
-    check_specs=[BOUNDS],
+    reads=[BARS],
+    checks=[BOUNDS],
+    kinds={"pandas", "numpy"},
 )
 def indicators(
     context: dg.AssetExecutionContext, market_store: dg.ResourceParam[MarketStore]
@@ -82,7 +83,7 @@ def write(store: MarketStore, piece: Slice, frame: pd.DataFrame, read_at: dateti
 
 def compute(store: BarReader, piece: Slice, names: Collection[str] | None = None) -> pd.DataFrame:
     """The rows of a slice, over every feature timeframe whose warm-up fits the loaded history."""
-    off = switched_off(settings(), settings().start_day, datetime.now(UTC).date())
+    off = switched_off(settings(), settings().first_day, datetime.now(UTC).date())
     frames = [
         transform.compute(
             store.read_bars_with_warmup(piece.symbol, timeframe, piece.first_day, piece.end_day, WARMUP_BARS),

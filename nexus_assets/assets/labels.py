@@ -14,10 +14,10 @@ import dagster as dg
 import pandas as pd
 
 from nexus_assets import trading_calendar
-from nexus_assets.assets.specification import declared
+from nexus_assets.assets.specification import partitioned_asset
 from nexus_assets.instruments import instrument
 from nexus_assets.market_store import BarReader, MarketStore
-from nexus_assets.partitions import Slice, symbol_day_partitions
+from nexus_assets.partitions import Slice
 from nexus_assets.planning import inputs_of
 from nexus_assets.schemas import BARS, LABELS
 from nexus_assets.settings import settings
@@ -38,13 +38,7 @@ HORIZON = dg.AssetCheckSpec(
 )
 
 
-@dg.asset(
-    **declared(LABELS, version=transform.LABELS_VERSION),
-    partitions_def=symbol_day_partitions(),
-    deps=[BARS.asset_key],
-    description=__doc__,
-    check_specs=[HORIZON],
-)
+@partitioned_asset(LABELS, version=transform.LABELS_VERSION, description=__doc__, reads=[BARS], checks=[HORIZON])
 def labels(
     context: dg.AssetExecutionContext, market_store: dg.ResourceParam[MarketStore]
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:

@@ -9,32 +9,34 @@ from datetime import date, timedelta
 import dagster as dg
 import pandas as pd
 
-from nexus_assets.assets.specification import declared
+from nexus_assets.assets.specification import partitioned_asset
 from nexus_assets.market_store import BarReader, MarketStore
 from nexus_assets.materializations import attach_metadata
-from nexus_assets.partitions import days_partitions
+from nexus_assets.partitions import days_of, grain_of
 from nexus_assets.schemas import CORRELATION_MATRIX, PAIR_RANKINGS
 from nexus_assets.transforms import correlations
 
 
-@dg.asset(
-    **declared(PAIR_RANKINGS, version=correlations.RANKINGS_VERSION),
-    partitions_def=days_partitions(),
-    deps=[CORRELATION_MATRIX.asset_key],
-    io_manager_key="timescale_io_manager",
+@partitioned_asset(
+    PAIR_RANKINGS,
+    version=correlations.RANKINGS_VERSION,
     description=__doc__,
+    reads=[CORRELATION_MATRIX],
+    io_manager_key="timescale_io_manager",
 )
 def pair_rankings(
     context: dg.AssetExecutionContext, market_store: dg.ResourceParam[MarketStore]
 ) -> dg.Output[pd.DataFrame]:
     """The ranking of every day of the run."""
-    days = sorted(date.fromisoformat(key) for key in context.partition_keys)
+    grain = grain_of(context.asset_key)
+    days = days_of(context.partition_keys, grain)
     frame = compute(market_store, days)
     tables = {}
-    for day, rows in frame.groupby("day"):
+    for _, rows in frame.groupby("day"):
         ranked = rows.sort_values("rank")
         shown = pd.concat([ranked.head(5), ranked.tail(5)])[["rank", "symbol_a", "symbol_b", "category", "reason"]]
-        tables[str(day)] = {"best_and_worst": dg.MetadataValue.md(_markdown_table(shown))}
+        # Of a month the last day's.
+        tables[grain.key(None, rows["day"].iloc[0])] = {"best_and_worst": dg.MetadataValue.md(_markdown_table(shown))}
     attach_metadata(context, tables)
     return dg.Output(frame)
 

@@ -15,11 +15,11 @@ import dagster as dg
 import pandas as pd
 
 from nexus_assets import trading_calendar
-from nexus_assets.assets.specification import declared
+from nexus_assets.assets.specification import partitioned_asset
 from nexus_assets.collecting import Collected, collect
 from nexus_assets.instruments import AssetClass, instrument
 from nexus_assets.market_store import DeliveryCounts, MarketStore
-from nexus_assets.partitions import Slice, partition_key, slices_of, symbol_day_partitions
+from nexus_assets.partitions import Grain, Slice, grain_of, slices_of
 from nexus_assets.providers.registry import Sources
 from nexus_assets.providers.service_state import service_states
 from nexus_assets.reading_ahead import ReadingAhead
@@ -37,12 +37,7 @@ ACCOUNTED = dg.AssetCheckSpec(
 )
 
 
-@dg.asset(
-    **declared(RAW_OHLC, version=1, kinds={"python"}),
-    partitions_def=symbol_day_partitions(),
-    description=__doc__,
-    check_specs=[ACCOUNTED],
-)
+@partitioned_asset(RAW_OHLC, version=1, description=__doc__, checks=[ACCOUNTED], kinds={"python"})
 def raw_ohlc(
     context: dg.AssetExecutionContext,
     market_store: dg.ResourceParam[MarketStore],
@@ -50,7 +45,8 @@ def raw_ohlc(
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
     """Ask the provider for each slice and append what differs."""
     deliveries: list[DeliveryCounts] = []
-    ahead = ReadingAhead(slices_of(context.partition_keys))
+    grain = grain_of(context.asset_key)
+    ahead = ReadingAhead(slices_of(context.partition_keys, grain))
     cells: dict[tuple[str, date], int] = {}
 
     def work(piece: Slice) -> Mapping[date, Mapping[str, Any]]:
@@ -68,7 +64,7 @@ def raw_ohlc(
 
     report = materialise(context, work, made_from=market_store.made_from(RAW_OHLC))
     if wants_plots(context):
-        _attach_plot(report.written, cells)
+        _attach_plot(report.written, cells, grain)
     yield accounted(market_store, deliveries)
     yield finish(context, report)
 
@@ -117,14 +113,14 @@ def accounted(market_store: MarketStore, deliveries: list[DeliveryCounts]) -> dg
     )
 
 
-def _attach_plot(written: dict[str, Mapping[str, Any]], delivered: dict[tuple[str, date], int]) -> None:
+def _attach_plot(written: dict[str, Mapping[str, Any]], delivered: dict[tuple[str, date], int], grain: Grain) -> None:
     """One picture of the whole run, on the newest day on which the run's first symbol trades."""
     rows = [(symbol, day, count, expected_rows(symbol, day)) for (symbol, day), count in delivered.items()]
     trading = [(symbol, day) for symbol, day, _, expected in rows if expected and symbol == rows[0][0]]
     if trading:
         coverage = pd.DataFrame(rows, columns=["symbol", "day", "present", "expected"])
         picture = plots.as_markdown(plots.coverage_plot(coverage), "rows delivered against rows expected")
-        key = partition_key(*max(trading, key=lambda cell: cell[1]))
+        key = grain.key(*max(trading, key=lambda cell: cell[1]))
         written[key] = {**written[key], "coverage": dg.MetadataValue.md(picture)}
 
 

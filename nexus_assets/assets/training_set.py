@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 
 from nexus_assets import trading_calendar
-from nexus_assets.assets.specification import OWNERS
+from nexus_assets.assets.specification import OWNERS, asset_keys
 from nexus_assets.errors import NexusError
 from nexus_assets.exports import DATA, export
 from nexus_assets.market_store import MarketStore
@@ -38,8 +38,8 @@ _ALL = dg.AllPartitionMapping()
     partitions_def=months_partitions(),
     # A month needs its days of every symbol; Dagster has no mapping from month to symbol and day.
     deps=[
-        dg.AssetDep(INDICATOR_ROWS.asset_key, partition_mapping=_ALL),
-        dg.AssetDep(LABELS.asset_key, partition_mapping=_ALL),
+        *(dg.AssetDep(key, partition_mapping=_ALL) for key in asset_keys(INDICATOR_ROWS)),
+        *(dg.AssetDep(key, partition_mapping=_ALL) for key in asset_keys(LABELS)),
         DATASET_SPLITS.asset_key,
     ],
     backfill_policy=dg.BackfillPolicy.single_run(),
