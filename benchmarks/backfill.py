@@ -89,18 +89,17 @@ def main() -> None:
     known = [item.symbol for item in instruments.INSTRUMENTS]
     if asked.files_root:
         known = [symbol for symbol in known if any(asked.files_root.glob(f"{symbol}.*"))]
-    only, as_json = asked.only, asked.json
-    del asked.only, asked.json
-    asked.symbols, asked.minutes_symbols = tuple(known[: asked.symbols]), tuple(asked.minutes_symbols)
-    chosen = Chosen(**vars(asked))
+    given = {name: value for name, value in vars(asked).items() if name not in ("only", "json")}
+    given |= {"symbols": tuple(known[: asked.symbols]), "minutes_symbols": tuple(asked.minutes_symbols)}
+    chosen = Chosen(**given)
     found: Measured = {"load_before": os.getloadavg()[0]}
-    for name in only:
+    for name in asked.only:
         found[name] = MEASURES[name](chosen)
-        if not as_json:
+        if not asked.json:
             print(f"{name}:")
             for key, value in found[name].items():
                 print(f"  {key.replace('_', ' ')}: {value:,.4g}" if isinstance(value, float) else f"  {key}: {value}")
-    if as_json:
+    if asked.json:
         print(json.dumps(found, indent=2, default=str))
 
 
