@@ -363,13 +363,12 @@ def _await_earlier(instance: dg.DagsterInstance, announce: Announce, tend: Calla
 
 
 def _under_way(instance: dg.DagsterInstance) -> list[str]:
-    """Planned runs that are queued, work, or failed a moment ago and are about to be retried."""
+    """Planned runs that are queued, work, or failed a moment ago to be retried."""
     statuses = [dg.DagsterRunStatus.QUEUED, *IN_PROGRESS_RUN_STATUSES]
-    runs = instance.get_runs(dg.RunsFilter(statuses=statuses))
+    runs = [run for run in instance.get_runs(dg.RunsFilter(statuses=statuses)) if PLAN_TAG in run.tags]
     lately = datetime.now(UTC) - timedelta(seconds=RETRY_SECONDS)
     failed = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=lately))
-    runs = [
-        *runs,
-        *(run for run in failed if run.tags.get(WILL_RETRY_TAG) == "true" and RETRIED_BY_TAG not in run.tags),
-    ]
-    return [run.run_id for run in runs if PLAN_TAG in run.tags]
+    found = {run.run_id for run in runs}
+    # Whose retry is only being made is followed into it.
+    retried = [run for run in failed if PLAN_TAG in run.tags and run.tags.get(WILL_RETRY_TAG) == "true"]
+    return [*found, *(run.run_id for run in retried if run.tags.get(RETRIED_BY_TAG) not in found)]

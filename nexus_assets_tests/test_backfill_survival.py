@@ -54,14 +54,6 @@ Finished = dict[tuple[str, str, date], tuple[datetime, str]]
 """When a slice was written, and the transaction that wrote its row of the ledger."""
 
 
-def eventually(what: str, condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what}: not within {PATIENCE_SECONDS} s"
-        time.sleep(0.1)
-    return found
-
-
 @dataclass
 class Installation:
     """A project root with servers of its own."""
@@ -98,6 +90,13 @@ class Installation:
             command.kill()
             command.wait()
 
+    def eventually(self, what: str, condition: Callable[[], Any]) -> Any:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not (found := condition()):
+            assert time.monotonic() < deadline, f"{what}: not within {PATIENCE_SECONDS} s. {self.told()}"
+            time.sleep(0.1)
+        return found
+
     def told(self) -> str:
         """All that the commands told so far, on one line."""
         return " ".join((self.root / "log").read_text(errors="replace").split())
@@ -121,7 +120,7 @@ class Installation:
             found = self.finished(*SYMBOLS)
             return found if sum(key[:2] == (table.qualified, symbol) for key in found) == DAYS else None
 
-        return eventually(f"{table.qualified} of {symbol}", all_written)
+        return self.eventually(f"{table.qualified} of {symbol}", all_written)
 
     def daemon(self) -> psutil.Process:
         return psutil.Process(json.loads((self.root / "home" / "dagster" / "pids.json").read_text())["pid"])
@@ -220,7 +219,9 @@ def test_a_backfill_goes_on_when_the_run_s_worker_and_then_the_daemon_are_killed
         lock.execute("SELECT pg_advisory_unlock(%s)", (lock_key(slice_lock(BARS, second)),))
         before |= installation.await_finished(INDICATOR_ROWS, first)
         installation.daemon().kill()
-        eventually("the new daemon", lambda: "ended with code -9; starting it again" in installation.told())
+        installation.eventually(
+            "the new daemon", lambda: "ended with code -9; starting it again" in installation.told()
+        )
         lock.close()
         assert command.wait(PATIENCE_SECONDS) == 0, installation.told()
     assert_untouched(installation, before)
@@ -239,7 +240,9 @@ def test_a_backfill_that_is_killed_itself_is_resumed_and_survives_the_database(
         assert installation.worker().is_running()
         with installation.backfill(*symbols) as command:
             # The daemon and the run's worker lived on; they are ended, and the new daemon retries the run.
-            eventually("the wait for the retry", lambda: "of an earlier load are under way" in installation.told())
+            installation.eventually(
+                "the wait for the retry", lambda: "of an earlier load are under way" in installation.told()
+            )
             assert "Dagster processes that an earlier `nexus` left behind" in installation.told()
             lock.execute("SELECT pg_advisory_lock(%s)", (lock_key(slice_lock(INDICATOR_ROWS, second)),))
             lock.execute("SELECT pg_advisory_unlock(%s)", (lock_key(slice_lock(BARS, second)),))
