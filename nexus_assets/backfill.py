@@ -27,7 +27,6 @@ from dagster._core.events import DagsterEvent
 from dagster._core.origin import DEFAULT_DAGSTER_ENTRY_POINT, JobPythonOrigin, RepositoryPythonOrigin
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
 
-from nexus_assets.dagster_outages import patiently
 from nexus_assets.errors import BackfillError
 from nexus_assets.partitions import DAYS, RANGE_END_TAG, RANGE_START_TAG, Grain, days_between
 
@@ -155,22 +154,18 @@ def submit(
     Raises:
         BackfillError: a rectangle names partitions that the job's assets do not have.
     """
-
-    def attempt() -> list[str]:
-        known = _newest_runs(instance, plan)
-        run_ids = []
-        for rectangle in rectangles:
-            run = known.get(str(rectangle))
-            if run is None or _is_lost(run):
-                progress(f"Submitting {rectangle}: {rectangle.partitions:,} partitions of each asset")
-                more = {PLAN_TAG: plan, **(tags or {}).get(rectangle, {})}
-                run = _create(instance, repository, job_name, rectangle, more, location, module)
-            if run.status == DagsterRunStatus.NOT_STARTED:
-                instance.report_dagster_event(DagsterEvent.job_enqueue(run), run_id=run.run_id)
-            run_ids.append(run.run_id)
-        return run_ids
-
-    return patiently(attempt)
+    known = _newest_runs(instance, plan)
+    run_ids = []
+    for rectangle in rectangles:
+        run = known.get(str(rectangle))
+        if run is None or _is_lost(run):
+            progress(f"Submitting {rectangle}: {rectangle.partitions:,} partitions of each asset")
+            more = {PLAN_TAG: plan, **(tags or {}).get(rectangle, {})}
+            run = _create(instance, repository, job_name, rectangle, more, location, module)
+        if run.status == DagsterRunStatus.NOT_STARTED:
+            instance.report_dagster_event(DagsterEvent.job_enqueue(run), run_id=run.run_id)
+        run_ids.append(run.run_id)
+    return run_ids
 
 
 def _newest_runs(instance: DagsterInstance, plan: str) -> dict[str, DagsterRun]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus
 
 from nexus_assets.backfill import RETRIED_BY_TAG, WILL_RETRY_TAG
-from nexus_assets.dagster_outages import patiently
 from nexus_assets.errors import BackfillError
 
 POLL_SECONDS = 0.5
@@ -45,8 +44,6 @@ def follow(
 ) -> Outcome:
     """Wait for runs to end. A run that the daemon retries is followed into its retry.
 
-    Dagster's database may go away for a while.
-
     Args:
         watch: called every POLL_SECONDS with a sentence: how many runs have ended.
         tend: called as often; keeps the daemon up.
@@ -60,7 +57,7 @@ def follow(
     began = time.monotonic()
     while True:
         tend()
-        runs = patiently(lambda: [ended.get(run_id) or _run(instance, run_id) for run_id in current])
+        runs = [ended.get(run_id) or _run(instance, run_id) for run_id in current]
         for position, run in enumerate(runs):
             if retry := run.tags.get(RETRIED_BY_TAG):
                 current[position] = retry
@@ -68,9 +65,9 @@ def follow(
                 ended[run.run_id] = run
         watch(f"{sum(run_id in ended for run_id in current)} of {len(current)} runs ended")
         if all(run_id in ended for run_id in current):
-            return patiently(lambda: _outcome(instance, [ended[run_id] for run_id in current]))
+            return _outcome(instance, [ended[run_id] for run_id in current])
         if time.monotonic() - began > SILENT_DAEMON_SECONDS:
-            patiently(lambda runs=runs: _require_daemon(instance, runs))
+            _require_daemon(instance, runs)
         time.sleep(POLL_SECONDS)
 
 

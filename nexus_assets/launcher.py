@@ -23,7 +23,6 @@ from filelock import FileLock, Timeout
 
 from nexus_assets import launched_processes
 from nexus_assets.dagster_files import dagster_files
-from nexus_assets.dagster_outages import patiently
 from nexus_assets.errors import ServiceError
 from nexus_assets.launched_processes import Launch
 from nexus_assets.lost_runs import release_lost_runs
@@ -162,7 +161,7 @@ class _OwnDaemon(Running):
             raise _ended(self.launch, code)
         self._progress(f"Dagster's daemon ended with code {code}; starting it again")
         self.stop()
-        patiently(lambda: _release(self._instance, self._progress))
+        _release(self._instance, self._progress)
         self.start()
 
 
@@ -236,7 +235,7 @@ def _silent_daemon(instance: DagsterInstance, record: Path, progress: Progress) 
 
 
 def _last_heartbeat(instance: DagsterInstance) -> float:
-    heartbeat = patiently(instance.get_daemon_heartbeats).get(QUEUE_DAEMON)
+    heartbeat = instance.get_daemon_heartbeats().get(QUEUE_DAEMON)
     return heartbeat.timestamp if heartbeat else 0.0
 
 

@@ -23,7 +23,6 @@ from nexus_assets.backfill import (
     submit,
 )
 from nexus_assets.backfill_progress import RETRY_SECONDS, FailedRun, follow
-from nexus_assets.dagster_outages import patiently
 from nexus_assets.jobs import daily_correlation, history_correlation, history_update, market_update, split_labels
 from nexus_assets.load_plan import ExpectedRows, PlannedRun, Work
 from nexus_assets.load_progress import LoadProgress
@@ -355,7 +354,7 @@ class _Load:
 
 def _await_earlier(instance: dg.DagsterInstance, announce: Announce, tend: Callable[[], None]) -> bool:
     """Whether there was anything to wait for."""
-    waiting = patiently(lambda: _under_way(instance))
+    waiting = _under_way(instance)
     if waiting:
         announce(f"{len(waiting)} runs of an earlier load are under way; waiting for them")
         follow(instance, waiting, tend=tend)

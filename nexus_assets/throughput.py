@@ -20,7 +20,6 @@ from dagster._core.storage.dagster_run import RunRecord
 from dagster._core.storage.tags import RETRY_NUMBER_TAG
 
 from nexus_assets.backfill import PLAN_TAG
-from nexus_assets.dagster_outages import patiently
 from nexus_assets.load_plan import ROWS_TAG, PlannedRun, Work
 
 MOST_RUNS = 12
@@ -114,11 +113,11 @@ def measure(instance: dg.DagsterInstance) -> Throughput:
 
     Reads the tags of planned runs, at most MOST_RUNS runs, and the step events of these.
     """
-    records = patiently(lambda: _newest_runs(instance))
+    records = _newest_runs(instance)
     points: dict[str, list[tuple[int, float]]] = defaultdict(list)
     besides, measured, rows = [], [], 0
     for record in records:
-        seconds, steps = patiently(lambda record=record: _durations(instance, record.dagster_run.run_id))
+        seconds, steps = _durations(instance, record.dagster_run.run_id)
         if not steps:
             continue  # pruned since
         expected: dict[str, int] = json.loads(record.dagster_run.tags[ROWS_TAG])
