@@ -143,13 +143,14 @@ def describe(made: MadeBars, gaps: pd.DataFrame, piece: Slice, *, plot: bool) ->
     accepted = day_of_rows(base).value_counts()
     suspect = day_of_rows(base[base["suspect"].notna()]).value_counts()
     rejected = day_of_rows(made.quarantined).value_counts()
-    states = gaps.groupby([day_of_rows(gaps), "state"])["bars"].sum()
+    apart = day_of_rows(made.disagreements).value_counts()
+    states = gaps.groupby([day_of_rows(gaps), "state"])["bars"].sum().to_dict()
     for day, values in described.items():
         bad, good = int(rejected.get(day, 0)), int(accepted.get(day, 0))
         values["quarantined"] = bad
         values["quarantined_share"] = bad / (bad + good) if bad + good else 0.0
         values["suspects"] = int(suspect.get(day, 0))
-        values["disagreements"] = int((day_of_rows(made.disagreements) == day).sum())
+        values["disagreements"] = int(apart.get(day, 0))
         for state in GAP_STATES:
             values[f"gaps_{state}"] = int(states.get((day, state), 0))
     if plot and len(base):
