@@ -34,7 +34,8 @@ from nexus_assets.slice_writer import slice_lock
 from nexus_assets_tests.conftest import ROOT, DatabaseMaker
 from nexus_assets_tests.graphs import graph
 
-pytestmark = pytest.mark.end_to_end
+# Longer than other tests may take: a machine that is busy starts a daemon in half a minute.
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
 
 SYMBOLS = ("EURUSD", "GBPUSD", "USDJPY", "XAUUSD")
 FIRST_DAY, END_DAY = date(2024, 1, 1), date(2024, 2, 15)
