@@ -362,12 +362,15 @@ def _await_earlier(instance: dg.DagsterInstance, announce: Announce, tend: Calla
 
 
 def _under_way(instance: dg.DagsterInstance) -> list[str]:
-    """Planned runs that are queued, work, or failed a moment ago to be retried."""
+    """Planned runs that are queued, work, or failed a moment ago and are to be retried, whose retry has not begun."""
     statuses = [dg.DagsterRunStatus.QUEUED, *IN_PROGRESS_RUN_STATUSES]
-    runs = [run for run in instance.get_runs(dg.RunsFilter(statuses=statuses)) if PLAN_TAG in run.tags]
+    found = [run.run_id for run in instance.get_runs(dg.RunsFilter(statuses=statuses)) if PLAN_TAG in run.tags]
     lately = datetime.now(UTC) - timedelta(seconds=RETRY_SECONDS)
     failed = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=lately))
-    found = {run.run_id for run in runs}
-    # Whose retry is only being made is followed into it.
-    retried = [run for run in failed if PLAN_TAG in run.tags and run.tags.get(WILL_RETRY_TAG) == "true"]
-    return [*found, *(run.run_id for run in retried if run.tags.get(RETRIED_BY_TAG) not in found)]
+    for run in failed:
+        if PLAN_TAG in run.tags and run.tags.get(WILL_RETRY_TAG) == "true":
+            # Made, and not queued yet: it will be followed through the run that it retries.
+            retry = instance.get_run_by_id(run.tags[RETRIED_BY_TAG]) if RETRIED_BY_TAG in run.tags else None
+            if retry is None or retry.status == dg.DagsterRunStatus.NOT_STARTED:
+                found.append(run.run_id)
+    return found
