@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table as Grid
 
 from nexus_assets.errors import SettingsError
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from nexus_assets.load_plan import PlannedRun
     from nexus_assets.loading import Extent, Forecast
     from nexus_assets.settings import Settings
+
+
+PIPE_WIDTH = 160
 
 
 class Stage(StrEnum):
@@ -88,9 +92,11 @@ def _show(known: "Forecast") -> None:
     """The runs of a plan, how many rows they are expected to write, and how long that takes."""
     from nexus_assets.load_progress import duration
 
-    grid = Grid("stage", "assets", "symbols", title="Plan, from what is stored now", box=SIMPLE_HEAD)
+    grid = Grid(title="Plan, from what is stored now", box=SIMPLE_HEAD)
+    for name in ("stage", "assets", "symbols"):
+        grid.add_column(name, overflow="fold")
     for name in ("from", "to", "partitions", "rows expected", "time"):
-        grid.add_column(name, justify="right", no_wrap=name in ("from", "to"))
+        grid.add_column(name, justify="right", no_wrap=name in ("from", "to"), overflow="fold")
     for stage, runs in known.plan.items():
         for run in runs:
             seconds = known.throughput.seconds(run)
@@ -98,8 +104,8 @@ def _show(known: "Forecast") -> None:
     if not known.total.slices:
         say("Everything is there.")
         return
-    # A file or a pipe has no width; nothing is to be cut off there.
-    CONSOLE.print(grid, width=None if CONSOLE.is_terminal else 160)
+    # A file or a pipe has no width.
+    (CONSOLE if CONSOLE.is_terminal else Console(stderr=True, width=PIPE_WIDTH)).print(grid)
     say(f"{known.total.slices:,} partitions, {known.total.rows:,} rows expected by the calendar.")
     measured = known.throughput
     if known.seconds is not None:
