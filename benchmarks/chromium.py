@@ -25,12 +25,13 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 STEADY_SECONDS = 0.5
 SIZE = "1600,1000"
 
-# Spinners and skeletons of Dagster's UI, and elements that say so in words.
+# Spinners and skeletons of Dagster's UI, and elements that say so in words. A spinner of a caption's size belongs to a
+# state, such as that of a run that is under way.
 WAITING = """
 const shown = e => e.getClientRects().length > 0;
 const waiting = [...document.querySelectorAll(
   '[class*="pinner"], [class*="keleton"], [class*="shimmer" i], [aria-busy="true"], [title="Loading…"]')]
-  .filter(shown).map(e => e.className.baseVal ?? e.className);
+  .filter(e => shown(e) && !e.closest('[class*="captionText"]')).map(e => e.className.baseVal ?? e.className);
 const says = [...document.querySelectorAll('div, span, td')].filter(e => e.children.length === 0 && shown(e) &&
   /^(loading|calculating|fetching)\\b|fetching statuses/i.test(e.textContent.trim())).map(e => e.textContent.trim());
 """

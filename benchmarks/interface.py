@@ -6,6 +6,7 @@ The database is filled as ten_years.py says.
 
 import os
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -119,6 +120,7 @@ class _Pages:
                 continue
             load = tab.open(f"{url}{path}", _shows(*expected))
             found |= load.as_dict(f"{page}_{name}")
+            print(f"{page}, {name}: {load}", file=sys.stderr, flush=True)
             self._draw(tab, f"{page}_{name}")
         return found | (self.dialog(tab, url, name) if not only else {})
 
