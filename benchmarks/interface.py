@@ -156,7 +156,7 @@ def _click(inside: str, text: str) -> str:
 def at_rest(ours: Installation) -> dict[str, float]:
     """Memory of each process, and its share of a core, while nobody looks and only sensors tick."""
     time.sleep(15)
-    family = {process: _kind(process) for process in psutil.Process(ours.pid).children(recursive=True)}
+    family = _family(ours)
     before = {process: sum(process.cpu_times()[:2]) for process in family}
     time.sleep(IDLE_SECONDS)
     found: dict[str, float] = {}
@@ -164,8 +164,20 @@ def at_rest(ours: Installation) -> dict[str, float]:
         if kind and process.is_running():
             used = (sum(process.cpu_times()[:2]) - before[process]) / IDLE_SECONDS
             found[f"{kind}_cpu_share"] = found.get(f"{kind}_cpu_share", 0) + used
-            found[f"{kind}_mb"] = found.get(f"{kind}_mb", 0) + process.memory_info().rss / 1e6
+    return found | memory(ours, "mb")
+
+
+def memory(ours: Installation, name: str) -> dict[str, float]:
+    """Megabytes of webserver, daemon and code server; several processes of a kind are added."""
+    found: dict[str, float] = {}
+    for process, kind in _family(ours).items():
+        if kind and process.is_running():
+            found[f"{kind}_{name}"] = found.get(f"{kind}_{name}", 0) + process.memory_info().rss / 1e6
     return found
+
+
+def _family(ours: Installation) -> dict[psutil.Process, str]:
+    return {process: _kind(process) for process in psutil.Process(ours.pid).children(recursive=True)}
 
 
 def _kind(process: psutil.Process) -> str:
@@ -237,6 +249,7 @@ def backfill_of_a_symbol(
     if program is not None:
         with browser(program) as tab:
             found |= pages.load(tab, ours.url, "during_backfill", ("asset", "backfills", "runs"))
+        found |= memory(ours, "mb_after_pages")
     log = dagster_files(settings()) / "dagster.log"
     _until(lambda: len(iterations(log.read_text(), backfill)) >= ITERATIONS, f"{ITERATIONS} iterations of {backfill}")
     ours.graphql(CANCEL, {"id": backfill})
