@@ -13,7 +13,6 @@ import dagster as dg
 from dagster._core.definitions.data_version import CODE_VERSION_TAG
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 
-from nexus_assets.assets.specification import WRITERS
 from nexus_assets.correction_report import Corrections
 from nexus_assets.corrections import carry_out, pending
 from nexus_assets.feature_store import FeatureStore
@@ -22,6 +21,7 @@ from nexus_assets.market_store import MarketStore
 from nexus_assets.materializations import announce, materialization
 from nexus_assets.partitions import grain_at, parse_key
 from nexus_assets.planning import VERSIONS
+from nexus_assets.pools import WRITERS
 from nexus_assets.providers.registry import Sources
 from nexus_assets.schemas import DATASET_SPLITS, table
 from nexus_assets.settings import settings

@@ -28,6 +28,7 @@ from sqlalchemy import text
 from sqlalchemy.pool import QueuePool
 
 from nexus_assets.patient_storage import arguments, patient
+from nexus_assets.pools import WRITERS
 
 TESTED_DAGSTER_VERSIONS = frozenset({"1.13.27"})
 """The storage reaches into Dagster's private parts, so it only does so where its tests have passed."""
@@ -98,6 +99,15 @@ class BatchingPostgresEventLogStorage(PostgresEventLogStorage):
         if what not in self._known and is_there():
             self._known.add(what)
         return what in self._known
+
+    def get_concurrency_keys(self) -> set[str]:
+        """The pools that are counted. Ours is one of them from the first look at the queue on: Dagster reads this
+        before it makes the pools of queued runs known, so its first pass would start any number of writers."""
+        keys = super().get_concurrency_keys()
+        if WRITERS not in keys and self.has_instance and self._instance.global_op_concurrency_default_limit:
+            self.initialize_concurrency_limit_to_default(WRITERS)
+            keys = super().get_concurrency_keys()
+        return keys
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
         """Store events that Dagster collected; each of a type in dagster's BATCH_WRITABLE_EVENTS.

@@ -8,8 +8,8 @@ from typing import Any
 import dagster as dg
 
 from nexus_assets import dropping
-from nexus_assets.assets.specification import WRITERS
 from nexus_assets.market_store import MarketStore
+from nexus_assets.pools import WRITERS
 from nexus_assets.schedules import STATUS
 from nexus_assets.schemas import ASSET_TABLES
 from nexus_assets.settings import settings

@@ -1,7 +1,5 @@
 """The number of runs that write at a time."""
 
-from datetime import date
-from itertools import pairwise
 from pathlib import Path
 
 import dagster as dg
@@ -9,16 +7,14 @@ import pytest
 import yaml
 
 from nexus_assets import launcher
-from nexus_assets.assets.specification import WRITERS
-from nexus_assets.backfill import Rectangle, submit
-from nexus_assets.backfill_progress import follow
 from nexus_assets.definitions import defs as real_defs
+from nexus_assets.pools import WRITERS
 from nexus_assets.schemas import ASSET_TABLES
-from nexus_assets_tests.conftest import ROOT, DatabaseMaker
-from nexus_assets_tests.dagster_homes import TOY_MODULE, dagster_home
-from nexus_assets_tests.toy_definitions import SYMBOLS, defs
-
-FIRST_DAY = date(2024, 1, 1)
+from nexus_assets_tests.conftest import DatabaseMaker
+from nexus_assets_tests.dagster_homes import dagster_home
+from nexus_assets_tests.selections.served_market import IMPATIENT_MODULE
+from nexus_assets_tests.selections.ui_client import Ui
+from nexus_assets_tests.toy_definitions import SYMBOLS
 
 
 def test_every_asset_that_writes_a_table_and_the_corrections_are_in_the_pool() -> None:
@@ -40,25 +36,20 @@ def test_the_projects_dagster_yaml_bounds_the_pool_by_run(databases: DatabaseMak
 
 
 @pytest.mark.end_to_end
-def test_runs_that_write_wait_for_each_other_where_the_pool_says_so(databases: DatabaseMaker, tmp_path: Path) -> None:
-    with dagster_home(tmp_path, databases.empty(extension=False)) as place:
-        config = yaml.safe_load((ROOT / "dagster.yaml").read_text())
-        config["concurrency"]["runs"]["max_concurrent_runs"] = 3
-        config["concurrency"]["pools"]["default_limit"] = 1
+def test_a_backfill_of_the_ui_has_as_many_writers_at_a_time_as_the_pool_says_from_its_first_run_on(
+    databases: DatabaseMaker, tmp_path: Path
+) -> None:
+    event_log = (IMPATIENT_MODULE, "BatchingPostgresEventLogStorage")
+    with dagster_home(tmp_path, databases.empty(extension=False), event_log=event_log) as place:
+        config = yaml.safe_load((place.root / "dagster.yaml").read_text())
+        config["concurrency"]["runs"]["max_concurrent_runs"] = 4
+        config["concurrency"]["pools"]["default_limit"] = 2
         (place.root / "dagster.yaml").write_text(yaml.safe_dump(config))
-        with place.instance() as instance, launcher.daemon(place.settings, place.root, lambda _: None):
-
-            def load(plan: str, *symbols: str) -> list[dg.RunRecord]:
-                # A lane of its own each: nothing but the pool keeps them apart.
-                rectangles = [Rectangle((symbol,), FIRST_DAY, date(2024, 1, 3)) for symbol in symbols]
-                repository = defs.get_repository_def()
-                run_ids = submit(instance, repository, "writing_load", rectangles, plan=plan, module=TOY_MODULE)
-                assert follow(instance, run_ids).failed == ()
-                return [record for run_id in run_ids if (record := instance.get_run_record_by_id(run_id))]
-
-            # Dagster counts a pool from the first look at its queue after the pool was first seen.
-            load("the pool is seen", SYMBOLS[0])
-            records = load("three at once", *SYMBOLS[:3])
-            spans = sorted((record.start_time or 0, record.end_time or 0) for record in records)
-            assert len(spans) == 3
-            assert all(earlier[1] <= later[0] for earlier, later in pairwise(spans))
+        with launcher.serve(place.settings, place.root, 34_200, lambda _: None) as running:
+            ui = Ui(running.url)
+            # Without a backfill policy each partition is a run, and nothing but the pool keeps them apart.
+            backfill = ui.backfill(["toy/writing"], [f"2024-01-01|{symbol}" for symbol in SYMBOLS])
+            ui.await_backfills(backfill)
+            spans = [(run["startTime"], run["endTime"]) for run in ui.runs(backfill=backfill)]
+    assert len(spans) == 4
+    assert max(sum(start <= moment < end for start, end in spans) for moment, _ in spans) == 2

@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from nexus_assets.partitions import DAYS, MONTHS, Grain, grains
+from nexus_assets.pools import WRITERS
 from nexus_assets.schemas import Table
 
 # Two features of Dagster that are marked as beta and that this project needs; the version is pinned.
@@ -14,9 +15,6 @@ for _feature in ("Parameter `backfill_policy` of function `asset`", "Class `Mult
     warnings.filterwarnings("ignore", message=_feature, category=dg.BetaWarning)
 
 OWNERS = ["team:market-data"]
-
-WRITERS = "market_writers"
-"""The pool of every run that writes to the market's tables; dagster.yaml says how many of them work at a time."""
 
 
 def column_schema(table: Table) -> dg.TableSchema:
