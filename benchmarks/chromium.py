@@ -170,7 +170,7 @@ def _load(seconds: float, asked: Sequence[_Asked]) -> Load:
     done = [one for one in asked if one.answered]
     took = {one.operation: one.answered - one.sent for one in sorted(done, key=lambda o: o.answered - o.sent)}  # pyright: ignore[reportOptionalOperand]
     slowest = f"{list(took)[-1]} {list(took.values())[-1]:.2f} s" if took else ""
-    total = sum((one.answered or one.sent) - one.sent for one in done)
+    total = sum(((one.answered or one.sent) - one.sent for one in done), 0.0)
     return Load(seconds, len(asked), total, slowest, sum(one.size for one in done) / 1e6)
 
 
