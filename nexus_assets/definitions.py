@@ -7,10 +7,11 @@ from nexus_assets.catch_up import catch_up_sensor
 from nexus_assets.correction_runs import correction_sensor, market_corrections
 from nexus_assets.dagster_upkeep import dagster_upkeep
 from nexus_assets.io_managers import timescale_io_manager
-from nexus_assets.jobs import JOBS
+from nexus_assets.jobs import HISTORY_JOBS, JOBS
 from nexus_assets.retention_runs import daily_retention, market_retention
 from nexus_assets.schedules import SCHEDULES
 from nexus_assets.sensors import feature_store_sensor
+from nexus_assets.settings import settings
 from nexus_assets.warm_workers import fork_run_workers
 
 fork_run_workers()
@@ -18,7 +19,13 @@ fork_run_workers()
 defs = dg.Definitions(
     assets=dg.load_assets_from_package_module(assets),
     asset_checks=dg.load_asset_checks_from_modules([checks]),
-    jobs=[*JOBS, market_corrections, market_retention, dagster_upkeep],
+    jobs=[
+        *JOBS,
+        *(HISTORY_JOBS if settings().has_history else []),
+        market_corrections,
+        market_retention,
+        dagster_upkeep,
+    ],
     schedules=[*SCHEDULES, daily_retention],
     sensors=[feature_store_sensor, catch_up_sensor, correction_sensor],
     resources={

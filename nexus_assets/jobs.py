@@ -8,7 +8,6 @@ import dagster as dg
 from nexus_assets.partitions import DAYS, MONTHS, Grain
 from nexus_assets.planning import ANALYTICS, FEATURES, PRICES
 from nexus_assets.schemas import BARS, DATASET_SPLITS, Table
-from nexus_assets.settings import settings
 
 
 def _selection(*tables: Table, grain: Grain = DAYS) -> dg.AssetSelection:
@@ -63,7 +62,7 @@ history_correlation = dg.define_asset_job(
     description="Correlations and ranked pairs of the days of a month before NEXUS_START_DAY.",
 )
 
-JOBS = [
-    market_update, market_healing, market_catch_up, daily_correlation, split_labels, training_sets,
-    *([history_update, history_correlation] if settings().has_history else []),
-]  # fmt: skip
+JOBS = [market_update, market_healing, market_catch_up, daily_correlation, split_labels, training_sets]
+
+HISTORY_JOBS = [history_update, history_correlation]
+"""For an installation that has a history only: elsewhere their assets do not exist."""
