@@ -13,8 +13,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, TypeVar
 
+from dagster import DagsterEvent, DagsterEventType, DagsterInstance, DagsterRunStatus
+from dagster._core.events import JobFailureData
+from dagster._core.execution.retries import auto_reexecution_should_retry_run
+from dagster._core.storage.tags import WILL_RETRY_TAG
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres.run_storage import PostgresRunStorage
 from dagster_postgres.schedule_storage import PostgresScheduleStorage
@@ -76,7 +81,28 @@ def is_away(error: Exception) -> bool:
 
 @patient
 class PatientPostgresRunStorage(PostgresRunStorage):
-    """PostgresRunStorage that waits. Configured like its parent."""
+    """PostgresRunStorage that waits, and says that a run will be retried before it says that it failed. Configured
+    like its parent."""
+
+    def handle_run_event(self, run_id: str, event: DagsterEvent, update_timestamp: datetime | None = None) -> None:
+        """Update a run's status.
+
+        Dagster writes the tag after the status. A backfill that is looked at in between is over, and then it refuses
+        the retry.
+        """
+        if event.event_type == DagsterEventType.RUN_FAILURE and self.has_instance:
+            self._say_whether_it_is_retried(run_id, event)
+        super().handle_run_event(run_id, event, update_timestamp)
+
+    def _say_whether_it_is_retried(self, run_id: str, event: DagsterEvent) -> None:
+        instance: DagsterInstance = self._instance
+        run = instance.get_run_by_id(run_id)
+        if run is None or not instance.run_retries_enabled:
+            return
+        data = event.event_specific_data
+        reason = data.failure_reason if isinstance(data, JobFailureData) else None
+        retried = auto_reexecution_should_retry_run(instance, run.with_status(DagsterRunStatus.FAILURE), reason)
+        self.add_run_tags(run_id, {WILL_RETRY_TAG: str(retried).lower()})
 
     @classmethod
     def from_config_value(

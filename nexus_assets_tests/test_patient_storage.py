@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from dagster import DagsterInstance
+from dagster import DagsterInstance, DagsterRunStatus
 from dagster_postgres.utils import DagsterPostgresException
 from psycopg import sql
 from sqlalchemy.exc import ProgrammingError
@@ -74,6 +74,22 @@ def test_a_write_that_was_broken_off_is_written(instance: DagsterInstance, url: 
         instance.report_engine_event("the server was away", run)
     messages = [record.event_log_entry.message for record in instance.get_records_for_run(run.run_id).records]
     assert messages.count("the server was away") == 1
+
+
+def test_nobody_sees_a_failed_run_without_seeing_that_it_will_be_retried(instance: DagsterInstance, url: str) -> None:
+    run = instance.create_run_for_job(defs.resolve_job_def("load"))
+    with psycopg.connect(url) as lock:
+        lock.execute("LOCK TABLE run_tags IN SHARE MODE")
+        thread = threading.Thread(target=instance.report_run_failed, args=(run,))
+        thread.start()
+        with psycopg.connect(url, autocommit=True) as connection:
+            while not connection.execute("SELECT FROM pg_locks WHERE NOT granted").fetchall():
+                time.sleep(0.02)
+        (seen,) = instance.get_runs()
+    thread.join()
+    assert seen.status != DagsterRunStatus.FAILURE
+    (after,) = instance.get_runs()
+    assert (after.status, after.tags["dagster/will_retry"]) == (DagsterRunStatus.FAILURE, "true")
 
 
 def test_a_server_that_stays_away_is_waited_for_once_however_deep_the_calls(monkeypatch: pytest.MonkeyPatch) -> None:
