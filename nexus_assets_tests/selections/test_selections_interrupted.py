@@ -161,20 +161,20 @@ def worker(market: ServedMarket) -> int:
     return pid
 
 
-def test_a_backfill_of_twelve_runs_outlives_a_kill_of_postgres_with_every_process_in_the_middle_of_a_statement(
+def test_a_backfill_of_twelve_runs_outlives_a_kill_of_postgres_in_the_middle_of_a_statement_of_dagster(
     market: ServedMarket, services: ServiceState
 ) -> None:
     chosen = [key for first in (32, 36, 40) for key in keys(SYMBOLS, first, first + 2)]
     selection = {INDICATORS: chosen, LABEL_ROWS: chosen}
     reports: list[str] = []
     with Supervisor(services.home, report=reports.append):
-        backfill = market.ui.backfill(list(selection), chosen)
-        market.ui.until(lambda: done(market, backfill) >= 3, "a quarter of it")
-        # Daemon, code server and both workers write to or read from these all the time. In the order in which a
-        # transaction uses them.
         with closing(psycopg.connect(market.dagster_url)) as lock:
-            lock.execute("LOCK TABLE event_logs, asset_keys, runs, bulk_actions IN ACCESS EXCLUSIVE MODE")
-            time.sleep(2)
+            with held(market, LABELS, "GBPUSD"):
+                backfill = market.ui.backfill(list(selection), chosen)
+                waiting(market, 1)
+                # A step reads this between its work and its end; the loss of it was taken for the asset's error.
+                lock.execute("LOCK TABLE asset_keys IN ACCESS EXCLUSIVE MODE")
+            time.sleep(3)
             kill_postgres(services)
         ran = ended_well(market, backfill)
     assert reports == ["postgres had stopped and was started again"]
@@ -183,10 +183,6 @@ def test_a_backfill_of_twelve_runs_outlives_a_kill_of_postgres_with_every_proces
         asset: set(found) for asset, found in selection.items()
     }
     assert market.differing(selection) == {}
-
-
-def done(market: ServedMarket, backfill: str) -> int:
-    return [run["status"] for run in market.ui.runs(backfill=backfill)].count("SUCCESS")
 
 
 def kill_postgres(services: ServiceState) -> None:
