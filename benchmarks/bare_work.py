@@ -2,10 +2,12 @@
 
     .venv/bin/python benchmarks/bare_work.py EURUSD,GBPUSD 2024-01-01 2025-01-01
 
-Reads the settings of its environment. benchmarks/backfill.py starts it, to tell orchestration from work.
+Reads the settings of its environment, and prints the seconds that it worked. benchmarks/backfill.py starts it, to tell
+orchestration from work.
 """
 
 import sys
+import time
 from datetime import UTC, date, datetime
 
 from nexus_assets.assets import bars, indicators, labels
@@ -44,7 +46,9 @@ def main() -> None:
     config = settings()
     store, sources = open_market_store(config), open_sources(config)
     days = days_between(first, end)
+    begun = time.perf_counter()
     work(store, sources, [Slice(symbol, *piece) for symbol in symbols for piece in consecutive(days)])
+    print(time.perf_counter() - begun)
 
 
 if __name__ == "__main__":

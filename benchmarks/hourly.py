@@ -27,6 +27,7 @@ START_SCHEDULE = """mutation { startSchedule(scheduleSelector: {repositoryName: 
 STOP_SCHEDULE = """mutation ($id: String!) { stopRunningSchedule(id: $id) { __typename } }"""
 SCHEDULES = """{ schedulesOrError(repositorySelector: {repositoryName: "__repository__",
   repositoryLocationName: "nexus_assets"}) { ... on Schedules { results { name scheduleState { id } } } } }"""
+LAST_ROW = "SELECT extract(epoch FROM max(written_at))::float FROM nexus.slices WHERE written_at <= to_timestamp(%s)"
 RUNS = """
 SELECT run_id, extract(epoch FROM create_timestamp), start_time, end_time, status FROM runs
 WHERE pipeline_name = %s ORDER BY id
@@ -92,7 +93,7 @@ def updates(house: Installation, chosen: "Chosen", today: date) -> dict[str, flo
                 continue
             if status != "SUCCESS":
                 raise BenchmarkError(f"Run {run_id} of the hourly update ended {status}.")
-            written = house.market("SELECT extract(epoch FROM max(written_at))::float FROM nexus.slices")[0][0]
+            written = house.market(LAST_ROW, (ended,))[0][0]
             tick = float(created) // 60 * 60
             seen[run_id] = {
                 "tick_to_last_row_seconds": written - tick,
