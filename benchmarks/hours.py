@@ -7,7 +7,6 @@ storage with one run for each partition, and with `BackfillPolicy.single_run()`.
 import subprocess
 import sys
 import time
-import time
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
