@@ -27,7 +27,7 @@ from dagster_postgres.utils import DagsterPostgresException, get_token_provider_
 from sqlalchemy.exc import DBAPIError
 
 PATIENCE_SECONDS = 60.0
-"""How long a server that is away is waited for. Ours is back within two seconds, a managed one within a minute."""
+"""How long a server that is away is waited for. Our supervisor has it back within two seconds."""
 
 LONGEST_PAUSE_SECONDS = 2.0
 
