@@ -1,9 +1,9 @@
 """Run workers that begin at once: forked from a process that has imported everything already.
 
 Dagster's code server starts the process of each run with multiprocessing's "spawn", which imports Dagster, pandas and
-the definitions anew: 1.6 s of a core, and 0.9 s more when compiled kernels and fonts are first used. "forkserver" does it
-once. Only the start differs: the code server watches, stops and replaces run workers as before, a code server that is
-reloaded starts a new fork server, and what a run leaves in its process is gone with it.
+the definitions anew: 1.6 s of a core, and 0.9 s more when compiled kernels and fonts are first used. "forkserver" does
+it once. Only the start differs: the code server watches, stops and replaces run workers as before, a code server that
+is reloaded starts a new fork server, and what a run leaves in its process is gone with it.
 """
 
 import functools
