@@ -19,6 +19,8 @@ MAX_BYTES = 60_000
 _DPI = 80
 _MOST_POINTS = 1500
 _MOST_TICKS = 12
+_LEFT, _RIGHT, _BOTTOM, _TOP = 0.9, 0.2, 0.72, 0.32
+_SCALE, _SCALE_WIDTH = 1.1, 0.14
 
 
 def as_markdown(png: bytes, alt: str) -> str:
@@ -70,10 +72,10 @@ def coverage_plot(coverage: pd.DataFrame) -> bytes:
         coverage.pivot_table(index="symbol", columns="day", values=name, aggfunc="sum", sort=True)
         for name in ("present", "expected")
     )
-    figure, axes = _figure(8.0, 1.2 + 0.19 * max(len(present), 4))
+    figure, axes = _figure(8.0, 1.2 + 0.19 * max(len(present), 4), right=_SCALE)
     share = (present / expected.where(expected > 0)).clip(upper=1.0)
     if share.size:
-        _grid(figure, axes, share.to_numpy(dtype=float), "RdYlGn", 0.0, 1.0, "bars present / bars expected")
+        _grid(figure, axes, share.to_numpy(dtype=float), "RdYlGn", 0.0, 1.0, "bars present / expected")
         _ticks(axes, list(share.index), [str(day) for day in share.columns])
     axes.set_title("Coverage by symbol and UTC day" if share.size else "no bars", fontsize=10)
     axes.set_xlabel("UTC day", fontsize=8)
@@ -101,15 +103,15 @@ def gap_plot(bars: pd.DataFrame, gaps: pd.DataFrame, days: Sequence[date]) -> by
         inside = np.array(columns, dtype=int) >= 0
         where = (instants.hour[inside], np.array(columns, dtype=int)[inside])
         rank[where] = np.fmax(rank[where], states.index(state))
-    figure, axes = _figure(1.8 + 0.19 * max(len(days), 16), 3.6)
+    figure, axes = _figure(1.8 + 0.19 * max(len(days), 16), 3.6, right=_SCALE)
     from matplotlib.colors import ListedColormap
 
     axes.set_facecolor("whitesmoke")
     colours = ListedColormap(["#2e7d32", "#bdbdbd", "#81d4fa", "#fb8c00", "#c62828"])
     image = axes.imshow(np.ma.masked_invalid(rank), cmap=colours, vmin=-0.5, vmax=4.5, aspect="auto")
-    bar = figure.colorbar(image, ax=axes, ticks=range(5))
+    bar = figure.colorbar(image, cax=_beside(figure, axes), ticks=range(5))
     bar.ax.set_yticklabels(states, fontsize=7)
-    _ticks(axes, [f"{hour:02d}" if hour % 3 == 0 else "" for hour in range(24)], [str(day) for day in days])
+    _ticks(axes, [f"{hour:02d}" for hour in range(24)], [str(day) for day in days], every_row=3)
     axes.set_title("Bars by UTC day and hour", fontsize=10)
     axes.set_xlabel("UTC day", fontsize=8)
     axes.set_ylabel("hour, UTC", fontsize=8)
@@ -129,7 +131,7 @@ def heatmap(correlations: pd.DataFrame) -> bytes:
     a, b = (np.searchsorted(symbols, list(correlations[name])) for name in ("symbol_a", "symbol_b"))
     square[a, b] = square[b, a] = correlations["correlation"]
     side = 2.2 + 0.19 * max(len(symbols), 6)
-    figure, axes = _figure(side + 0.8, side)
+    figure, axes = _figure(side + 0.8, side, right=_SCALE)
     title = "no correlations"
     if len(symbols):
         _grid(figure, axes, square, "RdBu_r", -1.0, 1.0, "correlation of log returns")
@@ -150,7 +152,7 @@ def split_plot(rows: pd.DataFrame) -> bytes:
     Args:
         rows: Columns entry_at and split, at least one row.
     """
-    figure, axes = _figure(8.0, 2.6)
+    figure, axes = _figure(8.0, 2.6, bottom=0.85)
     colours = {"train": "tab:blue", "validation": "tab:orange", "test": "tab:green", "purged": "tab:red"}
     colours["embargoed"] = "tab:grey"
     entered = rows["entry_at"].dt.tz_localize(None)
@@ -166,14 +168,24 @@ def split_plot(rows: pd.DataFrame) -> bytes:
     return _png(figure)
 
 
-def _figure(width: float, height: float) -> "tuple[Figure, Axes]":
-    """A figure of its own (not pyplot's, whose global state is not safe between threads), in inches."""
+def _figure(width: float, height: float, *, right: float = _RIGHT, bottom: float = _BOTTOM) -> "tuple[Figure, Axes]":
+    """A figure of its own (not pyplot's, whose global state is not safe between threads) with fixed margins, in inches.
+
+    Matplotlib's layout engines measure every text several times, which takes as long as the drawing.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(width, height), dpi=_DPI)
+    across, up = width - _LEFT - right, height - bottom - _TOP
+    axes = figure.add_axes((_LEFT / width, bottom / height, across / width, up / height))
     axes.tick_params(labelsize=8)
     return figure, axes
+
+
+def _beside(figure: "Figure", axes: "Axes") -> "Axes":
+    """Axes for a colour scale in the right margin."""
+    place, width = axes.get_position(), figure.get_figwidth()
+    return figure.add_axes((place.x1 + 0.15 / width, place.y0, _SCALE_WIDTH / width, place.height))
 
 
 def _dates(axes: "Axes") -> None:
@@ -193,15 +205,15 @@ def _grid(
     image = axes.imshow(
         np.ma.masked_invalid(values), cmap=colours, vmin=lowest, vmax=highest, aspect="auto", interpolation="nearest"
     )
-    bar = figure.colorbar(image, ax=axes, shrink=0.9)
+    bar = figure.colorbar(image, cax=_beside(figure, axes))
     bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=7)
 
 
-def _ticks(axes: "Axes", rows: list[str], columns: list[str]) -> None:
-    """Every row's name, and at most _MOST_TICKS of the columns'."""
+def _ticks(axes: "Axes", rows: list[str], columns: list[str], *, every_row: int = 1) -> None:
+    """The rows' names, and at most _MOST_TICKS of the columns'."""
     every = -(-len(columns) // _MOST_TICKS)
-    axes.set_yticks(range(len(rows)), rows, fontsize=7)
+    axes.set_yticks(range(0, len(rows), every_row), rows[::every_row], fontsize=7)
     axes.set_xticks(range(0, len(columns), every), columns[::every], rotation=30, ha="right", fontsize=7)
 
 
