@@ -10,11 +10,12 @@ from typing import Any
 
 import dagster as dg
 import pandas as pd
+from dagster._core.storage.tags import BACKFILL_ID_TAG
 
 from nexus_assets.earlier_attempts import left_alone
 from nexus_assets.errors import NexusError
 from nexus_assets.materializations import attach_metadata, record_written
-from nexus_assets.partitions import MONTHS, Grain, Slice, day_of_rows, grain_of, slices_of
+from nexus_assets.partitions import MONTHS, Grain, Slice, day_of_rows, grain_of, parse_key, slices_of
 
 Metadata = Mapping[str, Any]
 Work = Callable[[Slice], Mapping[date, Metadata]]
@@ -25,10 +26,18 @@ MAX_FAILURES_SHOWN = 10
 PLOTS_TAG = "nexus/plots"
 """A run with this tag at "off" attaches no pictures. Hourly ones would soon be most of Dagster's database."""
 
+PLOT_DAYS = 28
+"""Days that a run of a backfill must hold to attach pictures. One launched in the UI may make a run of every day, and
+three pictures take longer than the day's work; a partition that is materialised by itself has its picture."""
+
 
 def wants_plots(context: dg.AssetExecutionContext) -> bool:
     """Whether this run attaches pictures to its materialisations."""
-    return context.run.tags.get(PLOTS_TAG) != "off"
+    if context.run.tags.get(PLOTS_TAG) == "off":
+        return False
+    if BACKFILL_ID_TAG not in context.run.tags or grain_of(context.asset_key) is MONTHS:
+        return True
+    return len({parse_key(key)[1] for key in context.partition_keys}) >= PLOT_DAYS
 
 
 OF_THE_SLICE = frozenset({"columns_computed"})

@@ -45,11 +45,20 @@ class Graph:
     store: MarketStore
 
     def run(
-        self, assets: Sequence[str], symbols: tuple[str, str], first_day: date, end_day: date, *, fails: bool = False
+        self,
+        assets: Sequence[str],
+        symbols: tuple[str, str],
+        first_day: date,
+        end_day: date,
+        *,
+        fails: bool = False,
+        backfill: str = "",
     ) -> dg.ExecuteInProcessResult:
-        """Materialise a rectangle, as one run: the first and the last symbol, days [first_day, end_day)."""
+        """Materialise a rectangle, as one run, of a backfill if it is named: the first and the last symbol, days
+        [first_day, end_day)."""
         last_day = end_day - timedelta(days=1)
         tags = {
+            **({"dagster/backfill": backfill} if backfill else {}),
             "dagster/asset_partition_range_start": f"{first_day}|{symbols[0]}",
             "dagster/asset_partition_range_end": f"{last_day}|{symbols[1]}",
         }

@@ -133,6 +133,21 @@ def test_each_partition_tells_its_rows_and_the_newest_shows_a_plot(loaded: Graph
     assert all("data:image/png;base64," in plot and len(plot) < 60_000 for plot in plots.values())
 
 
+def pictures(run: dg.ExecuteInProcessResult) -> set[str]:
+    """The pictures in the metadata of what a run materialised."""
+    told = [event.materialization.metadata for event in run.get_asset_materialization_events()]
+    return {name for values in told for name, value in values.items() if "data:image/png" in str(value.value)}
+
+
+def test_a_run_of_a_backfill_draws_a_month_and_not_a_day_and_a_day_by_itself_is_drawn(loaded: Graph) -> None:
+    one = ("EURUSD", "EURUSD")
+    newest = END_DAY - timedelta(days=1)
+    drawn = {"coverage", "closes", "gaps"}
+    assert pictures(loaded.run(PRICES, one, newest, END_DAY)) == drawn
+    assert pictures(loaded.run(PRICES, one, newest, END_DAY, backfill="abcdefgh")) == set()
+    assert pictures(loaded.run(PRICES, one, END_DAY - timedelta(days=28), END_DAY, backfill="abcdefgh")) == drawn
+
+
 def test_indicators_equal_talib_on_the_same_fixed_slice(loaded: Graph) -> None:
     rng = random.Random(7)
     rows = loaded.store.database.frame(
