@@ -1,9 +1,10 @@
 """PostgreSQL: connections, transactions, bulk reads and bulk writes, locks, retries.
 
 What belongs here: how SQL is run. Which SQL is run stands in market_store.py, deliveries.py, migrations.py and sql/.
-No Dagster. A Database can be shared between threads: each call uses a connection of its own.
+No Dagster. A Database can be shared between threads: each call has a connection to itself, and leaves it to the next.
 """
 
+import functools
 import hashlib
 import logging
 import threading
@@ -11,7 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, LiteralString, TypeVar, cast
+from typing import Any, Generic, LiteralString, Protocol, TypeVar, cast
 
 import adbc_driver_manager
 import adbc_driver_postgresql.dbapi as adbc
@@ -19,7 +20,6 @@ import pandas as pd
 import pgpq
 import psycopg
 import pyarrow
-from adbc_driver_manager.dbapi import Connection
 from psycopg import sql as psql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
@@ -36,7 +36,7 @@ ATTEMPTS = 3
 """How often a piece of work is tried when the server breaks it off."""
 
 _COPY_ROWS = 65_536
-_IDLE_READERS = 4
+_MOST_IDLE = 4
 _UNREACHABLE = (
     *("connection refused", "starting up", "shutting down", "recovery mode", "not yet accepting", "closed the conn"),
     *(
@@ -66,8 +66,10 @@ class Database:
     def __init__(self, url: str, *, patience: float = PATIENCE_SECONDS, application_name: str = "nexus_assets") -> None:
         self._conninfo = _conninfo(url, application_name)
         self._patience = patience
-        self._readers = _Readers(self._conninfo)
+        self._readers = _Idle(functools.partial(adbc.connect, self._conninfo, autocommit=True))
+        self._writers = _Idle(functools.partial(_connect, self._conninfo))
         weakref.finalize(self, self._readers.close)
+        weakref.finalize(self, self._writers.close)
         self.address = _address(self._conninfo)
 
     def __repr__(self) -> str:
@@ -80,13 +82,8 @@ class Database:
         Raises:
             DatabaseError: the server cannot be reached, refused a statement, or broke off.
         """
-        with self._errors_named():
-            connection = psycopg.connect(self._conninfo, autocommit=True)
-            try:
-                with connection.transaction():
-                    yield connection
-            finally:
-                connection.close()
+        with self.session() as connection, connection.transaction():
+            yield connection
 
     @contextmanager
     def session(self) -> Iterator[psycopg.Connection]:
@@ -96,7 +93,7 @@ class Database:
             DatabaseError: as for transaction.
         """
         with self._errors_named():
-            connection = psycopg.connect(self._conninfo, autocommit=True)
+            connection = _connect(self._conninfo)
             try:
                 yield connection
             finally:
@@ -114,7 +111,7 @@ class Database:
         """
 
         def attempt() -> T:
-            with self.transaction() as connection:
+            with self._errors_named(), self._writers.borrowed() as connection, connection.transaction():
                 return work(connection)
 
         return self._retrying(attempt)
@@ -127,7 +124,11 @@ class Database:
         """
 
         def read() -> list[dict[str, Any]]:
-            with self.session() as connection, connection.cursor(row_factory=dict_row) as cursor:
+            with (
+                self._errors_named(),
+                self._writers.borrowed() as connection,
+                connection.cursor(row_factory=dict_row) as cursor,
+            ):
                 return cursor.execute(_text(query), params or None).fetchall()
 
         return self._retrying(read)
@@ -196,8 +197,9 @@ class Database:
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (key,))
 
     def close(self) -> None:
-        """Close the idle connections that reads left behind. The object can be used again."""
+        """Close the idle connections that calls left behind. The object can be used again."""
         self._readers.close()
+        self._writers.close()
 
     def _retrying(self, attempt: Callable[[], T]) -> T:
         deadline = time.monotonic() + self._patience
@@ -244,20 +246,28 @@ class Database:
         return DatabaseError(f"PostgreSQL at {self.address} refused a statement: {words}", next_step=step)
 
 
-class _Readers:
-    """Idle ADBC connections. A new one takes 40 ms, most of it for the server's list of types; a read 0.3 ms."""
+class _Connected(Protocol):
+    def close(self) -> None: ...
 
-    def __init__(self, conninfo: str) -> None:
-        self._conninfo = conninfo
-        self._idle: list[Connection] = []
+
+C = TypeVar("C", bound=_Connected)
+
+
+class _Idle(Generic[C]):
+    """Idle connections in autocommit mode. A new one of ADBC takes 40 ms, most of it for the server's list of types;
+    one of psycopg takes 4 ms, most of it for the password; a statement 0.06 ms."""
+
+    def __init__(self, connect: Callable[[], C]) -> None:
+        self._connect = connect
+        self._idle: list[C] = []
         self._lock = threading.Lock()
 
     @contextmanager
-    def borrowed(self) -> Iterator[Connection]:
-        """A connection in autocommit mode. One that failed is closed with all idle ones: they share its server."""
+    def borrowed(self) -> Iterator[C]:
+        """A connection. One that failed is closed with all idle ones: they share its server."""
         with self._lock:
             connection = self._idle.pop() if self._idle else None
-        connection = connection or adbc.connect(self._conninfo, autocommit=True)
+        connection = connection or self._connect()
         try:
             yield connection
         except BaseException:
@@ -265,7 +275,7 @@ class _Readers:
             self.close()
             raise
         with self._lock:
-            keep = len(self._idle) < _IDLE_READERS
+            keep = len(self._idle) < _MOST_IDLE
             if keep:
                 self._idle.append(connection)
         if not keep:
@@ -277,6 +287,11 @@ class _Readers:
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
+
+
+def _connect(conninfo: str) -> psycopg.Connection:
+    # No prepared statements: a migration would break those of a connection that is kept.
+    return psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
 
 
 def to_arrow(schema: pyarrow.Schema, frame: pd.DataFrame, place: str) -> pyarrow.Table:

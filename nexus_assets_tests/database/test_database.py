@@ -171,6 +171,31 @@ def test_reads_survive_connections_that_the_server_closed(fresh_database: Databa
     assert fresh_database.frame("SELECT 2 AS two")["two"].tolist() == [2]
 
 
+def test_statements_share_a_connection_and_survive_one_that_the_server_closed(databases: DatabaseMaker) -> None:
+    url = databases.migrated()
+    database, other = Database(url), Database(url)
+    mine = "SELECT pg_backend_pid() AS pid"
+    (kept,) = database.rows(mine)
+    assert database.run(lambda connection: connection.execute(mine).fetchone()) == (kept["pid"],)
+    assert other.rows("SELECT pg_terminate_backend(%s) AS done", [kept["pid"]]) == [{"done": True}]
+    (new,) = database.rows(mine)
+    assert new != kept
+
+
+def test_what_a_statement_leaves_of_a_failed_transaction_is_gone(fresh_database: Database) -> None:
+    def fail(connection: psycopg.Connection) -> None:
+        connection.execute("SET statement_timeout = '1234ms'")
+        connection.execute("CREATE TEMPORARY TABLE left_behind ()")
+        raise ZeroDivisionError
+
+    timeout = "SELECT current_setting('statement_timeout') AS timeout"
+    before = fresh_database.rows(timeout)
+    with pytest.raises(ZeroDivisionError):
+        fresh_database.run(fail)
+    assert fresh_database.rows(timeout) == before
+    assert fresh_database.rows("SELECT to_regclass('left_behind')::text AS name") == [{"name": None}]
+
+
 def test_a_deadlock_is_tried_again(fresh_database: Database) -> None:
     barrier = threading.Barrier(2, timeout=20)
     tries: list[str] = []
