@@ -95,13 +95,21 @@ class Verdict(dg.AssetCheckResult):
     def _get_unpartitioned_target_materialization_data(
         self, step_context: StepExecutionContext, asset_key: dg.AssetKey
     ) -> AssetCheckEvaluationTargetMaterializationData | None:
-        for record in step_context.instance.get_asset_records([asset_key]):
-            newest = record.asset_entry.last_materialization_record
-            if newest is not None:
-                return AssetCheckEvaluationTargetMaterializationData(
-                    storage_id=newest.storage_id, run_id=newest.run_id, timestamp=newest.timestamp
-                )
-        return None
+        # Seven checks judge one asset in a run, after its step.
+        return _newest_materialization(step_context.instance, step_context.run_id, asset_key)
+
+
+@lru_cache(maxsize=64)
+def _newest_materialization(
+    instance: dg.DagsterInstance, run_id: str, asset_key: dg.AssetKey
+) -> AssetCheckEvaluationTargetMaterializationData | None:
+    for record in instance.get_asset_records([asset_key]):
+        newest = record.asset_entry.last_materialization_record
+        if newest is not None:
+            return AssetCheckEvaluationTargetMaterializationData(
+                storage_id=newest.storage_id, run_id=newest.run_id, timestamp=newest.timestamp
+            )
+    return None
 
 
 def _warn(passed: bool, metadata: Mapping[str, Any], description: str = "") -> dg.AssetCheckResult:
