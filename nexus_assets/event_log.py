@@ -23,12 +23,11 @@ from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.event_log import SqlEventLogStorageTable
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres.event_log import PostgresEventLogStorage
-from dagster_postgres.utils import create_pg_engine
 from sqlalchemy import text
-from sqlalchemy.pool import QueuePool
 
-from nexus_assets.patient_storage import arguments, patient
+from nexus_assets.patient_storage import KeptConnections, arguments, patient
 from nexus_assets.pools import WRITERS
+from nexus_assets.prompt_backfills import look_at_backfills_sooner
 
 TESTED_DAGSTER_VERSIONS = frozenset({"1.13.27"})
 """The storage reaches into Dagster's private parts, so it only does so where its tests have passed."""
@@ -46,32 +45,24 @@ _WRITERS = """
 
 
 @patient
-class BatchingPostgresEventLogStorage(PostgresEventLogStorage):
-    """PostgresEventLogStorage that also writes PLANNED events many at a time, and waits for a server that is away.
+class BatchingPostgresEventLogStorage(KeptConnections, PostgresEventLogStorage):
+    """PostgresEventLogStorage that also writes PLANNED events many at a time, waits for a server that is away, and
+    keeps its connections.
 
     Configured in dagster.yaml like its parent. On a Dagster version that it was not tested with, it leaves all
     writing to its parent and warns once per process.
     """
 
+    _main_tables = ("event_logs",)
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._known: set[str] = set()
         super().__init__(*args, **kwargs)
         self._batches_planned = dagster.__version__ in TESTED_DAGSTER_VERSIONS
-        self._known: set[str] = set()
         if not self._batches_planned:
             _warn_untested(dagster.__version__)
             return
-        # The parent connects anew for every statement: 2.3 ms here and 4.4 ms in the server, 220 times in a run of one
-        # symbol and month. One idle connection stays; it is tried before it is used, so a restarted server is no error.
-        self._engine = create_pg_engine(
-            self.postgres_url,
-            self._token_provider,
-            isolation_level="AUTOCOMMIT",
-            poolclass=QueuePool,
-            pool_size=1,
-            max_overflow=-1,
-            pool_pre_ping=True,
-            pool_recycle=300,
-        )
+        look_at_backfills_sooner()
 
     @classmethod
     def from_config_value(
@@ -79,11 +70,6 @@ class BatchingPostgresEventLogStorage(PostgresEventLogStorage):
     ) -> "BatchingPostgresEventLogStorage":
         # The parent names itself here instead of cls, so a subclass has to repeat it.
         return cls(inst_data=inst_data, **arguments(config_value))
-
-    def dispose(self) -> None:
-        """Close the connection, too: a process may open many instances, one after the other."""
-        super().dispose()
-        self._engine.dispose()
 
     def has_table(self, table_name: str) -> bool:
         """As the parent, which asks the server each time: a table that is there stays."""

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from dagster import DagsterEvent, DagsterEventType, DagsterInstance, DagsterRunStatus
 from dagster._core.events import JobFailureData
@@ -23,7 +23,13 @@ from dagster._core.storage.tags import WILL_RETRY_TAG
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres.run_storage import PostgresRunStorage
 from dagster_postgres.schedule_storage import PostgresScheduleStorage
-from dagster_postgres.utils import DagsterPostgresException, get_token_provider_from_config, pg_url_from_config
+from dagster_postgres.utils import (
+    DagsterPostgresException,
+    create_pg_connection,
+    get_token_provider_from_config,
+    pg_url_from_config,
+)
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 PATIENCE_SECONDS = 60.0
@@ -79,10 +85,66 @@ def is_away(error: Exception) -> bool:
     )
 
 
+_ALL_THERE = "SELECT bool_and(to_regclass(name) IS NOT NULL) FROM unnest(CAST(:names AS text[])) AS name"
+
+
+@functools.lru_cache(maxsize=4)
+def _shared_engine(url: str) -> Engine:
+    """One engine for all storages of a process, with two idle connections at most: one statement may be sent inside
+    another's connection. Where the server was restarted meanwhile, the call that finds one broken is repeated."""
+    return create_engine(url, isolation_level="AUTOCOMMIT", pool_size=2, max_overflow=-1, pool_recycle=300)
+
+
+class KeptConnections:
+    """For a storage class of dagster-postgres: keeps its connections, and asks for its tables in one query.
+
+    Stock storages connect anew for every statement: 2.3 ms here and 4.4 ms in the server, several hundred times in a
+    run of one symbol and month.
+    """
+
+    _main_tables: ClassVar[tuple[str, ...]]
+    _engine: Engine
+    should_autocreate_tables: bool
+
+    def __init__(
+        self,
+        postgres_url: str,
+        should_autocreate_tables: bool = True,
+        inst_data: ConfigurableClassData | None = None,
+        token_provider: Any = None,
+    ) -> None:
+        def make(*, with_tables: bool) -> None:
+            super(KeptConnections, self).__init__(postgres_url, with_tables, inst_data, token_provider)  # pyright: ignore
+            if token_provider is None:
+                self._engine = _shared_engine(postgres_url)
+
+        make(with_tables=False)
+        if should_autocreate_tables and not self._has_main_tables():
+            make(with_tables=True)
+        self.should_autocreate_tables = should_autocreate_tables
+
+    def _has_main_tables(self) -> bool:
+        with create_pg_connection(self._engine) as connection:
+            return connection.execute(text(_ALL_THERE), {"names": list(self._main_tables)}).scalar_one()
+
+    def dispose(self) -> None:
+        """Close the idle connections: a process may open many instances, one after the other."""
+        super().dispose()  # pyright: ignore[reportAttributeAccessIssue]
+        self._engine.dispose()
+
+
 @patient
-class PatientPostgresRunStorage(PostgresRunStorage):
-    """PostgresRunStorage that waits, and says that a run will be retried before it says that it failed. Configured
-    like its parent."""
+class PatientPostgresRunStorage(KeptConnections, PostgresRunStorage):
+    """PostgresRunStorage that waits, keeps its connections, and says that a run will be retried before it says that it
+    failed. Configured like its parent."""
+
+    _main_tables = ("runs", "instance_info")
+    _has_run_times = False
+
+    def has_run_stats_index_cols(self) -> bool:
+        """As the parent, which asks the server for every run that it reads: columns that are there stay."""
+        self._has_run_times = self._has_run_times or super().has_run_stats_index_cols()
+        return self._has_run_times
 
     def handle_run_event(self, run_id: str, event: DagsterEvent, update_timestamp: datetime | None = None) -> None:
         """Update a run's status.
@@ -113,8 +175,10 @@ class PatientPostgresRunStorage(PostgresRunStorage):
 
 
 @patient
-class PatientPostgresScheduleStorage(PostgresScheduleStorage):
-    """PostgresScheduleStorage that waits. Configured like its parent."""
+class PatientPostgresScheduleStorage(KeptConnections, PostgresScheduleStorage):
+    """PostgresScheduleStorage that waits and keeps its connections. Configured like its parent."""
+
+    _main_tables = ("jobs",)
 
     @classmethod
     def from_config_value(

@@ -156,7 +156,7 @@ def test_the_highest_id_is_told_only_when_no_lower_one_can_appear_any_more(
         assert instance.event_log_storage.get_maximum_record_id() == row[0] + 1
 
 
-def test_one_connection_is_kept_and_a_server_that_closed_it_is_connected_to_again(
+def test_connections_are_kept_and_a_server_that_closed_them_is_connected_to_again(
     databases: DatabaseMaker, tmp_path: Path
 ) -> None:
     url = databases.empty()
@@ -172,8 +172,9 @@ def test_one_connection_is_kept_and_a_server_that_closed_it_is_connected_to_agai
             instance.report_engine_event("an event", run_id=f"run {number}", job_name="job")
             backends.append(other.execute(mine).fetchall())
         assert backends[0] == backends[1] == backends[2]
-        assert len(backends[0]) == 1
-        other.execute("SELECT pg_terminate_backend(%s)", backends[0][0])
+        assert len(backends[0]) <= 2
+        for backend in backends[0]:
+            other.execute("SELECT pg_terminate_backend(%s)", backend)
         instance.report_engine_event("an event", run_id="run 3", job_name="job")
         assert other.execute(stored).fetchone() == (4,)
         instance.event_log_storage.dispose()

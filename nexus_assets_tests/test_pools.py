@@ -16,7 +16,6 @@ from nexus_assets.pools import WRITERS
 from nexus_assets.schemas import ASSET_TABLES
 from nexus_assets_tests.conftest import DatabaseMaker
 from nexus_assets_tests.dagster_homes import TOY_MODULE, DagsterHome, dagster_home
-from nexus_assets_tests.selections.served_market import IMPATIENT_MODULE
 from nexus_assets_tests.selections.ui_client import Ui
 from nexus_assets_tests.toy_definitions import SYMBOLS, defs
 
@@ -44,8 +43,7 @@ def test_the_projects_dagster_yaml_bounds_the_pool_by_run(databases: DatabaseMak
 @pytest.fixture
 def roomy(databases: DatabaseMaker, tmp_path: Path) -> Iterator[DagsterHome]:
     """A place for four runs at a time, of which two may write."""
-    event_log = (IMPATIENT_MODULE, "BatchingPostgresEventLogStorage")
-    with dagster_home(tmp_path, databases.empty(extension=False), event_log=event_log) as place:
+    with dagster_home(tmp_path, databases.empty(extension=False)) as place:
         config = yaml.safe_load((place.root / "dagster.yaml").read_text())
         config["concurrency"]["runs"]["max_concurrent_runs"] = 4
         config["concurrency"]["pools"]["default_limit"] = 2

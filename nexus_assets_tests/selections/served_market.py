@@ -35,7 +35,6 @@ from nexus_assets_tests.conftest import ROOT, DatabaseMaker
 from nexus_assets_tests.graphs import graph
 from nexus_assets_tests.selections.ui_client import Ui
 
-IMPATIENT_MODULE = "nexus_assets_tests.selections.impatient_daemon"
 SYMBOLS = ("EURUSD", "GBPUSD", "USDJPY", "XAUUSD")
 TODAY = datetime.now(UTC).date()
 FIRST_DAY = TODAY - timedelta(days=60)
@@ -169,9 +168,8 @@ class Watched:
 
 
 def impatient_dagster_yaml() -> dict[str, Any]:
-    """The project's own, but for how often backfills and lost runs are looked for."""
+    """The project's own, but for how often lost runs are looked for."""
     config = yaml.safe_load((ROOT / "dagster.yaml").read_text())
-    config["event_log_storage"]["module"] = IMPATIENT_MODULE
     config["run_monitoring"]["poll_interval_seconds"] = 2
     return config
 
