@@ -21,6 +21,7 @@ from dagster._core.storage.tags import RETRY_NUMBER_TAG
 
 from nexus_assets.backfill import PLAN_TAG
 from nexus_assets.load_plan import ROWS_TAG, PlannedRun, Work
+from nexus_assets.settings import settings
 
 MOST_RUNS = 12
 """Runs that are measured: the newest ones. The steps of a run are looked for among all its events."""
@@ -127,8 +128,10 @@ def measure(instance: dg.DagsterInstance) -> Throughput:
         for asset, count in expected.items():
             if asset in steps:
                 points[asset].append((count, steps[asset]))
-    config = instance.get_concurrency_config().run_queue_config
-    parallel = config.max_concurrent_runs if config else 1
+    queue = instance.get_concurrency_config().run_queue_config
+    places = queue.max_concurrent_runs if queue else 1
+    wanted = settings().parallel_runs
+    parallel = wanted if places < 0 else min(places, wanted)  # below 0: no limit
     if not measured:
         return Throughput(parallel=parallel)
     oldest = min(record.end_time for record in measured)
