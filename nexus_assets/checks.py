@@ -5,6 +5,7 @@ in the assets' own blocking checks. Each check judges the partitions of the run 
 without partitions, the last RECENT_DAYS days. A read that fails is an error of the check's step, never a verdict.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -22,7 +23,16 @@ from nexus_assets import trading_calendar
 from nexus_assets.indicator_table import INDICATOR_NAMES, INDICATORS
 from nexus_assets.instruments import AssetClass, instrument
 from nexus_assets.market_store import MarketStore
-from nexus_assets.partitions import PARTITION_TAG, RANGE_END_TAG, RANGE_START_TAG, grain_of, grains, parse_key
+from nexus_assets.partitions import (
+    PARTITION_TAG,
+    RANGE_END_TAG,
+    RANGE_START_TAG,
+    consecutive,
+    days_between,
+    grain_of,
+    grains,
+    parse_key,
+)
 from nexus_assets.providers.registry import Sources
 from nexus_assets.schemas import BARS, CORRELATION_MATRIX, DATASET_SPLITS, INDICATOR_ROWS, PAIR_RANKINGS, Table
 from nexus_assets.settings import settings
@@ -224,11 +234,20 @@ def suspects(
         for symbol, count in by_symbol.items()
         if count > MAX_SUSPECT_SHARE * accepted[str(symbol)]
     }
-    triangles = triangle_residuals(market_store.read_closes(judged.symbols, base, start, end))
+    triangles = triangles_off(market_store, judged, base)
     flags = {str(flag): int(count) for flag, count in flagged.groupby("suspect")["rows"].sum().items()}
     return _warn(
         not many and not triangles, {"flags": flags, "above_threshold": many, "triangles_beyond_20_bp": triangles}
     )
+
+
+def triangles_off(market_store: MarketStore, judged: Scope, timeframe: str) -> dict[str, int]:
+    """triangle_residuals of all days, read a month at a time: a run may hold many years of minutes."""
+    found: Counter[str] = Counter()
+    for first_day, end_day in consecutive(days_between(judged.first_day, judged.end_day)):
+        bounds = trading_calendar.day_range(first_day, end_day)
+        found.update(triangle_residuals(market_store.read_closes(judged.symbols, timeframe, *bounds)))
+    return dict(found)
 
 
 def triangle_residuals(closes: pd.DataFrame) -> dict[str, int]:
