@@ -2,14 +2,15 @@
 
     .venv/bin/python benchmarks/bare_work.py EURUSD,GBPUSD 2024-01-01 2025-01-01
 
-Reads the settings of its environment, and prints the seconds that it worked. benchmarks/backfill.py starts it, to tell
-orchestration from work.
+Reads the settings of its environment, and prints the seconds that it worked, warm as a run worker is.
+benchmarks/backfill.py starts it, to tell orchestration from work.
 """
 
 import sys
 import time
 from datetime import UTC, date, datetime
 
+import nexus_assets.worker_imports  # noqa: F401 (kernels, calendars and schemas are ready before the clock starts)
 from nexus_assets.assets import bars, indicators, labels
 from nexus_assets.collecting import collect
 from nexus_assets.market_store import MarketStore

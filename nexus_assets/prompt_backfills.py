@@ -25,20 +25,22 @@ class _Looks:
 
     def __init__(self) -> None:
         self._due: dict[tuple[str, Any], float] = {}
+        self._lock = threading.Lock()
 
-    def is_due(self, backfill: Any) -> bool:
-        return time.monotonic() >= self._due.get(_of(backfill), 0.0)
-
-    def begin(self, backfill: Any) -> None:
-        self._due[_of(backfill)] = float("inf")
+    def begin(self, backfills: Sequence[Any]) -> list[Any]:
+        """Those of all backfills that are due; they are not due again before `end`."""
+        now = time.monotonic()
+        with self._lock:
+            self._due = {_of(each): self._due.get(_of(each), 0.0) for each in backfills}
+            due = [each for each in backfills if now >= self._due[_of(each)]]
+            self._due |= {_of(each): float("inf") for each in due}
+        return due
 
     def end(self, backfill: Any, began: float) -> None:
+        """The look at a backfill is over."""
         now = time.monotonic()
-        self._due[_of(backfill)] = now + min(REST * (now - began), LONGEST_REST_SECONDS)
-
-    def forget_all_but(self, backfills: Sequence[Any]) -> None:
-        known = {_of(backfill) for backfill in backfills}
-        self._due = {key: due for key, due in self._due.items() if key in known}
+        with self._lock:
+            self._due[_of(backfill)] = now + min(REST * (now - began), LONGEST_REST_SECONDS)
 
 
 def _of(backfill: Any) -> tuple[str, Any]:
@@ -74,11 +76,7 @@ def look_at_backfills_sooner() -> None:
     def rested(
         context: Any, logger: Any, backfills: Sequence[Any], *, backfill_futures: dict[str, Future[Any]], **more: Any
     ) -> Iterator[Any]:
-        looks.forget_all_but(backfills)
-        due = [each for each in backfills if looks.is_due(each)]
-        began = time.monotonic()
-        for each in due:
-            looks.begin(each)
+        due, began = looks.begin(backfills), time.monotonic()
         try:
             yield from look(context, logger, due, backfill_futures=backfill_futures, **more)
         finally:

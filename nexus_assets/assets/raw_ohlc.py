@@ -114,7 +114,10 @@ def accounted(market_store: MarketStore, deliveries: list[DeliveryCounts]) -> dg
 
 
 def _attach_plot(written: dict[str, Mapping[str, Any]], delivered: dict[tuple[str, date], int], grain: Grain) -> None:
-    """One picture of the whole run, on the newest day on which the run's first symbol trades."""
+    """One picture of the whole run, on the newest day on which the run's first symbol trades; of one symbol it would be
+    a stripe that says less than the picture of its gaps."""
+    if len({symbol for symbol, _ in delivered}) < 2:
+        return
     rows = [(symbol, day, count, expected_rows(symbol, day)) for (symbol, day), count in delivered.items()]
     trading = [(symbol, day) for symbol, day, _, expected in rows if expected and symbol == rows[0][0]]
     if trading:
