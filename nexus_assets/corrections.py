@@ -171,10 +171,11 @@ def carry_out(
     elif report.of(CORRELATION_MATRIX).changed:
         push(store, feature_store, config, report.symbols).raise_failures()
     if report.splits:
+        read_at = store.settled_until()
         frame, _ = dataset_splits.compute(store)
         old = store.read_all(DATASET_SPLITS)
         report.of(DATASET_SPLITS).add(DATASET_SPLITS, old, frame)
-        store.replace_all(DATASET_SPLITS, frame)
+        store.replace_all(DATASET_SPLITS, frame, read_at=read_at)
         progress("splits")
     dropped = store.days_dropped_before()
     report.months = [

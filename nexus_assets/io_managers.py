@@ -4,7 +4,7 @@ What belongs here: which slice a frame is for, and what the UI is told of it. Th
 """
 
 from collections.abc import Iterable
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 
 import dagster as dg
@@ -12,7 +12,7 @@ import pandas as pd
 
 from nexus_assets.errors import PartitionError
 from nexus_assets.market_store import MarketStore
-from nexus_assets.materializations import attach_metadata
+from nexus_assets.materializations import READ_AT, attach_metadata
 from nexus_assets.partitions import Grain, consecutive, day_of_rows, days_between, grain_of, parse_key
 from nexus_assets.schemas import ASSET_TABLES, Table
 from nexus_assets.settings import settings
@@ -25,7 +25,8 @@ class TimescaleIOManager(dg.IOManager):
     """Stores a frame in the table that its asset key names, and loads it back.
 
     The frame must hold exactly the columns of its table, and only rows of the partitions that the run is for; each
-    partition is replaced as a whole, an empty one is legal. One transaction for each stretch of consecutive days.
+    partition is replaced as a whole, an empty one is legal. One transaction for each stretch of consecutive days. An
+    output with the metadata READ_AT is as new as what had been written by then; one without it, as its own writing.
 
     Raises:
         PartitionError: a row lies outside the run's partitions. Nothing is written.
@@ -45,7 +46,7 @@ class TimescaleIOManager(dg.IOManager):
                 _by_partition(target, obj, context.asset_partition_keys, grain_of(context.asset_key)),
             )
         else:
-            self._store.replace_all(target, obj, code_version=_code_version(context))
+            self._store.replace_all(target, obj, code_version=_code_version(context), read_at=_read_at(context))
             context.add_output_metadata({"dagster/row_count": len(obj), **_time_range(target, obj)})
 
     def _write_partitions(self, context: dg.OutputContext, target: Table, frame: pd.DataFrame) -> None:
@@ -61,6 +62,7 @@ class TimescaleIOManager(dg.IOManager):
                     first_day=first_day,
                     end_day=end_day,
                     code_version=_code_version(context),
+                    read_at=_read_at(context),
                 )
 
     def load_input(self, context: dg.InputContext) -> pd.DataFrame:
@@ -97,6 +99,11 @@ def _table(key: dg.AssetKey) -> Table:
 def _code_version(context: dg.OutputContext) -> int | None:
     version = context.asset_spec.code_version
     return int(version) if version and version.isdecimal() else None
+
+
+def _read_at(context: dg.OutputContext) -> datetime | None:
+    told = context.output_metadata.get(READ_AT)
+    return datetime.fromisoformat(getattr(told, "value", told)) if told is not None else None
 
 
 def _stretches(keys: Iterable[str], grain: Grain) -> dict[str | None, list[tuple[date, date]]]:

@@ -136,9 +136,11 @@ class MarketStore(MarketCounts):
             self.database, frames, where, complete=complete, code_version=code_version, read_at=read_at, inputs=inputs
         )[0]
 
-    def replace_all(self, table: Table, frame: pd.DataFrame, *, code_version: int | None = None) -> WriteCounts:
+    def replace_all(
+        self, table: Table, frame: pd.DataFrame, *, code_version: int | None = None, read_at: datetime | None = None
+    ) -> WriteCounts:
         """Replace all rows of an unpartitioned table; see slice_writer.replace_table."""
-        return replace_table(self.database, table, frame, code_version=code_version)
+        return replace_table(self.database, table, frame, code_version=code_version, read_at=read_at)
 
     def confirm(self, table: str, symbol: str, days: Sequence[date], at: datetime) -> None:
         """Note that slices are up to date with everything that changed until `at`, without writing them."""

@@ -31,6 +31,10 @@ from nexus_assets.schemas import Table
 PartitionMetadata = Mapping[str, Mapping[str, Any]]
 """{partition key: {label: value}}, with keys as the run's context gives them."""
 
+READ_AT = "read_at"
+"""Metadata of a frame that TimescaleIOManager stores: before this instant (ISO format) everything was written that it
+was made from. What changes later makes it stale, even if that was before the frame itself was stored."""
+
 
 def attach_metadata(context: AssetExecutionContext | StepExecutionContext, metadata: PartitionMetadata) -> None:
     """Attach metadata to the materialization that Dagster will record for each of these partitions.

@@ -166,9 +166,15 @@ def _inside(target: Target, rows: pa.Table, where: SliceRange) -> pa.Table:
 
 
 def replace_table(
-    database: Database, table: Table, frame: pd.DataFrame, *, code_version: int | None = None
+    database: Database,
+    table: Table,
+    frame: pd.DataFrame,
+    *,
+    code_version: int | None = None,
+    read_at: datetime | None = None,
 ) -> WriteCounts:
-    """Replace all rows of a table in one transaction, or leave them alone where they are equal.
+    """Replace all rows of a table in one transaction, or leave them alone where they are equal; for the arguments see
+    replace_slices.
 
     Raises:
         DatabaseError: the frame breaks the table's schema, or the server refused. Nothing is written.
@@ -184,7 +190,7 @@ def replace_table(
             connection.execute(sql.SQL("DELETE FROM {}").format(_name(table)))
             database.copy_arrow(connection, table.qualified, rows)
         entry = LedgerRow(WHOLE_TABLE, rows.num_rows, not equal)
-        record(connection, table, ALL_SYMBOLS, [entry], code_version=version)
+        record(connection, table, ALL_SYMBOLS, [entry], code_version=version, read_at=read_at)
         return WriteCounts(0 if equal else rows.num_rows, int(equal))
 
     return database.run(work)

@@ -14,7 +14,11 @@ import talib
 
 from nexus_assets.database import Database
 from nexus_assets.market_store import MarketStore
-from nexus_assets.schemas import ASSET_TABLES, BARS, INDICATOR_ROWS, LABELS
+from nexus_assets.planning import Ledger, stale_days
+from nexus_assets.resources import open_sources
+from nexus_assets.schemas import ASSET_TABLES, BARS, CORRELATION_MATRIX, INDICATOR_ROWS, LABELS, PAIR_RANKINGS
+from nexus_assets.settings import settings
+from nexus_assets.transforms import correlations
 from nexus_assets_tests.conftest import DatabaseMaker
 from nexus_assets_tests.graphs import Graph, graph
 
@@ -131,6 +135,33 @@ def test_each_partition_tells_its_rows_and_the_newest_shows_a_plot(loaded: Graph
     plots = {str(key): str(values["closes"].value) for key, values in told.items() if "closes" in values}
     assert sorted(plots) == [f"2021-03-29|{symbol}" for symbol in SYMBOLS]
     assert all("data:image/png;base64," in plot and len(plot) < 60_000 for plot in plots.values())
+
+
+def test_rankings_are_stale_when_a_correlation_changed_between_their_reading_and_their_writing(
+    loaded: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest, store, rank = END_DAY - timedelta(days=1), loaded.store, correlations.rank
+    day = newest - timedelta(days=3)
+    before = store.read_slice(CORRELATION_MATRIX, symbol=None, first_day=day, end_day=newest)
+
+    def overtaken(past: pd.DataFrame, **where: Any) -> pd.DataFrame:
+        halved = before.assign(correlation=before["correlation"] / 2)
+        store.replace(CORRELATION_MATRIX, halved, symbol=None, first_day=day, end_day=newest)
+        return rank(past, **where)
+
+    def stale() -> set[date]:
+        config = settings()
+        ledger = Ledger.read(store, SYMBOLS, LOADED_FROM, END_DAY, config=config, sources=open_sources(config))
+        return stale_days(ledger, PAIR_RANKINGS, SYMBOLS, newest, END_DAY, config=config)
+
+    assert stale() == set()
+    with monkeypatch.context() as patch:
+        patch.setattr(correlations, "rank", overtaken)
+        loaded.run_days(("analytics/pair_rankings",), newest, END_DAY)
+    assert stale() == {newest}
+    store.replace(CORRELATION_MATRIX, before, symbol=None, first_day=day, end_day=newest)
+    loaded.run_days(("analytics/pair_rankings",), FIRST_DAY, END_DAY)
+    assert stale() == set()
 
 
 def pictures(run: dg.ExecuteInProcessResult) -> set[str]:

@@ -12,7 +12,7 @@ import pandas as pd
 from nexus_assets import trading_calendar
 from nexus_assets.assets.specification import partitioned_asset
 from nexus_assets.market_store import BarReader, MarketStore
-from nexus_assets.materializations import attach_metadata
+from nexus_assets.materializations import READ_AT, attach_metadata
 from nexus_assets.partitions import days_of, grain_of
 from nexus_assets.schemas import BARS, CORRELATION_MATRIX
 from nexus_assets.settings import settings
@@ -33,13 +33,14 @@ def correlation_matrix(
     """Every pair on every day of the run."""
     grain = grain_of(context.asset_key)
     days = days_of(context.partition_keys, grain)
+    read_at = market_store.settled_until()
     frame = compute(market_store, days)
     if len(frame):
         newest = frame[frame["day"] == frame["day"].max()]
         day = newest["day"].iloc[0]
         picture = plots.as_markdown(plots.heatmap(newest), f"correlations of {day}")
         attach_metadata(context, {grain.key(None, day): {"correlations": dg.MetadataValue.md(picture)}})
-    return dg.Output(frame)
+    return dg.Output(frame, metadata={READ_AT: read_at.isoformat()})
 
 
 def compute(store: BarReader, days: list[date]) -> pd.DataFrame:

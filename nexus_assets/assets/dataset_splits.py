@@ -6,12 +6,14 @@ Rebuilt as a whole, by hand or after a backfill.
 """
 
 from datetime import datetime
+from typing import Any
 
 import dagster as dg
 import pandas as pd
 
 from nexus_assets.assets.specification import asset_keys, declared
 from nexus_assets.market_store import MarketStore
+from nexus_assets.materializations import READ_AT
 from nexus_assets.schemas import DATASET_SPLITS, LABELS
 from nexus_assets.settings import settings
 from nexus_assets.trading_calendar import day_start
@@ -26,8 +28,10 @@ from nexus_assets.transforms import plots, splits
 )
 def dataset_splits(market_store: dg.ResourceParam[MarketStore]) -> dg.Output[pd.DataFrame]:
     """Split every label of the serving timeframe."""
+    read_at = market_store.settled_until()
     frame, boundaries = compute(market_store)
-    metadata = {str(name): int(count) for name, count in frame["split"].value_counts().items()}
+    metadata: dict[str, Any] = {READ_AT: read_at.isoformat()}
+    metadata |= {str(name): int(count) for name, count in frame["split"].value_counts().items()}
     if len(frame):
         metadata |= {
             "train_end": str(boundaries[0]),

@@ -11,7 +11,7 @@ import pandas as pd
 
 from nexus_assets.assets.specification import partitioned_asset
 from nexus_assets.market_store import BarReader, MarketStore
-from nexus_assets.materializations import attach_metadata
+from nexus_assets.materializations import READ_AT, attach_metadata
 from nexus_assets.partitions import days_of, grain_of
 from nexus_assets.schemas import CORRELATION_MATRIX, PAIR_RANKINGS
 from nexus_assets.transforms import correlations
@@ -30,6 +30,7 @@ def pair_rankings(
     """The ranking of every day of the run."""
     grain = grain_of(context.asset_key)
     days = days_of(context.partition_keys, grain)
+    read_at = market_store.settled_until(CORRELATION_MATRIX)
     frame = compute(market_store, days)
     tables = {}
     for _, rows in frame.groupby("day"):
@@ -38,7 +39,7 @@ def pair_rankings(
         # Of a month the last day's.
         tables[grain.key(None, rows["day"].iloc[0])] = {"best_and_worst": dg.MetadataValue.md(_markdown_table(shown))}
     attach_metadata(context, tables)
-    return dg.Output(frame)
+    return dg.Output(frame, metadata={READ_AT: read_at.isoformat()})
 
 
 def compute(store: BarReader, days: list[date]) -> pd.DataFrame:
