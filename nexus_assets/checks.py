@@ -105,7 +105,7 @@ class Verdict(dg.AssetCheckResult):
     def _get_unpartitioned_target_materialization_data(
         self, step_context: StepExecutionContext, asset_key: dg.AssetKey
     ) -> AssetCheckEvaluationTargetMaterializationData | None:
-        # Seven checks judge one asset in a run, after its step.
+        # Six checks judge the bars of a run, each after the step that wrote them.
         return _newest_materialization(step_context.instance, step_context.run_id, asset_key)
 
 

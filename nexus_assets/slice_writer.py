@@ -208,7 +208,7 @@ def validated(table: Table, frame: pd.DataFrame) -> pa.Table:
         raise DatabaseError(f"Rows for {table.qualified} have the unknown columns {', '.join(map(str, surplus))}.")
     rows = to_arrow(table.arrow, frame, table.qualified)
     if rows.num_rows == 0:
-        return rows  # its columns and types are right by now, and asking pandera takes as long as for a year
+        return rows  # its columns and types are right by now, and there is no value that pandera could judge
     try:
         table.pandera.validate(table.to_pandas(rows), lazy=True)
     except pandera.errors.SchemaErrors as error:

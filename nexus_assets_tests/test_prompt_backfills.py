@@ -13,7 +13,7 @@ import pytest
 
 from nexus_assets import prompt_backfills
 
-LOOK_SECONDS = 0.2
+LOOK_SECONDS = 5.0
 
 
 @dataclass
@@ -25,31 +25,35 @@ class Backfill:
 
 
 class Daemon:
-    """The two functions of Dagster's daemon, here with a record of what they are asked for."""
+    """The two functions of Dagster's daemon, here with a clock of their own and a record of what they are asked for."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.looked: list[str] = []
         self.futures: dict[str, Future[None]] = {}
         self.seconds = LOOK_SECONDS
         self.error: Exception | None = None
-        self.loop = SimpleNamespace(execute_backfill_iteration_loop=self.iterations)
-        self.jobs = SimpleNamespace(execute_backfill_jobs=self.look)
+        self.now = 1_000.0
+        self.loop = SimpleNamespace(execute_backfill_iteration_loop=self.execute_backfill_iteration_loop)
+        self.jobs = SimpleNamespace(execute_backfill_jobs=self.execute_backfill_jobs)
+        monkeypatch.setattr(prompt_backfills, "time", SimpleNamespace(monotonic=lambda: self.now))
         monkeypatch.setitem(sys.modules, "dagster._daemon.daemon", self.loop)
         monkeypatch.setitem(sys.modules, "dagster._daemon.backfill", self.jobs)
-        self.iterations.__func__.__name__ = "execute_backfill_iteration_loop"
-        self.look.__func__.__name__ = "execute_backfill_jobs"
         prompt_backfills.look_at_backfills_sooner.__wrapped__()
 
-    def iterations(self, context: Any, logger: Any, event: Any, **arguments: Any) -> Iterator[float]:
+    def execute_backfill_iteration_loop(
+        self, context: Any, logger: Any, event: Any, **arguments: Any
+    ) -> Iterator[float]:
         while True:
             began = time.monotonic()
             event.wait(30.0)
             yield time.monotonic() - began
 
-    def look(self, context: Any, logger: Any, backfills: Sequence[Backfill], **arguments: Any) -> Iterator[None]:
+    def execute_backfill_jobs(
+        self, context: Any, logger: Any, backfills: Sequence[Backfill], **arguments: Any
+    ) -> Iterator[None]:
         for backfill in backfills:
             self.looked.append(backfill.backfill_id)
-            time.sleep(self.seconds)
+            self.now += self.seconds
             if self.error:
                 raise self.error
             yield
@@ -68,9 +72,9 @@ def daemon(monkeypatch: pytest.MonkeyPatch) -> Daemon:
 
 def test_a_backfill_rests_three_times_as_long_as_the_look_at_it_took(daemon: Daemon) -> None:
     assert daemon.tick(Backfill("one")) == ["one"]
-    time.sleep(2 * LOOK_SECONDS)
+    daemon.now += 2 * LOOK_SECONDS
     assert daemon.tick(Backfill("one")) == []
-    time.sleep(1.2 * LOOK_SECONDS)
+    daemon.now += 1.2 * LOOK_SECONDS
     assert daemon.tick(Backfill("one")) == ["one"]
 
 
@@ -84,11 +88,11 @@ def test_one_that_a_thread_looks_at_rests_from_that_look_s_end_on(daemon: Daemon
     daemon.seconds = 0.0
     daemon.futures["one"] = look = Future()
     daemon.tick(Backfill("one"))
-    time.sleep(LOOK_SECONDS)
+    daemon.now += LOOK_SECONDS
     assert daemon.tick(Backfill("one")) == []
     look.set_result(None)
     assert daemon.tick(Backfill("one")) == []
-    time.sleep(3.2 * LOOK_SECONDS)
+    daemon.now += 3.2 * LOOK_SECONDS
     assert daemon.tick(Backfill("one")) == ["one"]
 
 
@@ -97,7 +101,7 @@ def test_one_whose_look_failed_is_looked_at_again(daemon: Daemon) -> None:
     with pytest.raises(ConnectionError):
         daemon.tick(Backfill("one"), Backfill("two"))
     daemon.error = None
-    time.sleep(3.2 * LOOK_SECONDS)
+    daemon.now += 3.2 * LOOK_SECONDS
     assert daemon.tick(Backfill("one"), Backfill("two")) == ["one", "two"]
 
 
